@@ -1,0 +1,1 @@
+"""The resident agent: one per user and host."""

@@ -1,0 +1,176 @@
+"""The crate: the work per file and per byte.  It decides nothing and speaks to no network.
+
+Every call releases the GIL.  Paths are bytes.  Functions and methods ending in ``_untrusted`` take a peer's bytes and
+raise ``PeerViolation`` when these break the protocol; the engine is then closed.  Operating-system trouble with a
+*root* raises OSError; trouble with one path in it is a problem, reported as data.
+
+Both engines work on threads of their own and never block the caller.  ``wake_fd`` is the write end of a pipe (or an
+eventfd): eight bytes are written to it when there is something new to take; the reader drains it *before* taking.
+Payload layouts: docs/protocol.md.
+"""
+
+from typing import Any, final
+
+@final
+class Buffer:
+    """Pooled, zeroed, writable memory with the buffer protocol.
+
+    An engine that is handed one takes its memory (no copy) and leaves it empty; that fails with BufferError while a
+    memoryview of it is alive.
+    """
+
+    def __init__(self, size: int) -> None: ...
+    def __len__(self) -> int: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+
+class PeerViolation(Exception):  # noqa: N818 - it says who did it
+    """The peer broke the protocol; the text says how, without raw bytes of its own."""
+
+class EngineClosed(Exception):  # noqa: N818
+    """The engine was closed, or failed before; ``failure()`` says why."""
+
+Event = tuple[str, int, Buffer | None]
+"""(message tag of proto.peer in its wire form, its number ``n`` or 0, payload)."""
+
+Failure = tuple[str, bytes, int, str]
+"""(code of proto.errors.CODES, path, errno or 0, what was being done) of the error that ended an engine."""
+
+@final
+class Sender:
+    """Lists one source tree, and sends what the receiver wants of it.
+
+    ``root`` is an absolute path of a directory or a regular file.  Raises OSError when it cannot be opened.
+    ``filters`` are rsync exclude patterns.  ``hashes`` adds a content hash to every regular file's entry
+    (``--checksum``); ``owners`` adds numeric owners.  ``threads`` bounds walkers and readers, each.
+    Windows are in bytes, cumulative grants as ``grant`` gives them.
+    """
+
+    def __init__(
+        self,
+        root: bytes,
+        *,
+        filters: list[bytes],
+        hashes: bool,
+        owners: bool,
+        threads: int,
+        batch_max: int,
+        list_window: int,
+        data_window: int,
+        wake_fd: int,
+    ) -> None: ...
+    def start(self) -> None:
+        """Begin to walk.  Once."""
+
+    def next_control(self) -> Event | None:
+        """The next "list" event, in order; then once ("list-end", 0, None); None while there is none."""
+
+    def next_data(self) -> Event | None:
+        """The next ("data", 0, payload); None while there is none or the receiver's data window is used up."""
+
+    def list_total(self) -> tuple[int, int, bytes]:
+        """(chunks, entries, hash) of the whole list; valid once "list-end" came out."""
+
+    def want_all(self) -> None:
+        """The receiver's root is missing or empty: take every entry of every chunk as wanted, without WANT."""
+
+    def want_untrusted(self, n: int, payload: Buffer) -> None:
+        """The receiver's WANT for chunk ``n``."""
+
+    def basis_untrusted(self, payload: Buffer) -> None:
+        """The receiver's BASIS for one wanted file."""
+
+    def ack_untrusted(self, payload: Buffer) -> None:
+        """The receiver's ACK: counters, credits, chunks to forget."""
+
+    def grant(self, list_window: int, data_window: int) -> None:
+        """Raise the first grants (OPENED brings them when this side initiated)."""
+
+    def counters(self) -> dict[str, int]:
+        """Monotonic: listed, entries_bytes, files_sent, literal, matched, data_bytes, acked_files, acked_bytes,
+        wanted_files, wanted_bytes, list_done (0 or 1), and time per stage in ns (walk_ns, read_ns, hash_ns)."""
+
+    def failure(self) -> Failure | None:
+        """Why the engine ended by itself."""
+
+    def close(self) -> None:
+        """Stop and join its threads (at most one block's work); idempotent.  Call it off the event loop."""
+
+@final
+class Receiver:
+    """Compares a file list with one destination tree, asks for what differs, and applies it.
+
+    ``root`` is an absolute path; its parent must exist.  Nothing is changed before the first list chunk is compared.
+    ``temp_tag`` (8 lowercase hex digits) marks this agent's temporary files: ``.NAME.TAG+8 hex.sync~``; foreign
+    ones are left alone, its own are swept where they are met unless they hold a partial that fits.
+    ``delta_min`` is the size from which a file with a basis is asked for by signature.
+    ``arrow`` is the first character of an itemized transfer: "<" sent, ">" received.
+
+    """
+
+    def __init__(
+        self,
+        root: bytes,
+        *,
+        filters: list[bytes],
+        delete: bool,
+        hashes: bool,
+        owner: bool,
+        group: bool,
+        dry_run: bool,
+        itemize: bool,
+        force: bool,
+        max_delete: int | None,
+        arrow: str,
+        threads: int,
+        delta_min: int,
+        partial_min: int,
+        list_window: int,
+        data_window: int,
+        temp_tag: str,
+        wake_fd: int,
+    ) -> None: ...
+
+    state: str
+    """The root before the session: "missing", "empty", "directory" or "file"."""
+
+    def list_untrusted(self, n: int, payload: Buffer) -> None:
+        """LIST chunk ``n``."""
+
+    def list_end_untrusted(self, chunks: int, entries: int, hash: bytes) -> None:  # noqa: A002
+        """LIST-END: chunk count, entry count and BLAKE3 over the chunks in order."""
+
+    def data_untrusted(self, payload: Buffer) -> None:
+        """A DATA batch, from any connection."""
+
+    def next_control(self) -> Event | None:
+        """The next "want", "basis", "ack", "problems" or "items" event; last ("done", 0, None)."""
+
+    def counters(self) -> dict[str, int]:
+        """Monotonic: listed, listed_bytes, compared, wanted_files, wanted_bytes, files, bytes (of files applied),
+        literal, matched, created, updated, dirs, symlinks, meta, deleted, problems, skipped, data_bytes, list_done,
+        and time per stage in ns (compare_ns, sign_ns, apply_ns, finish_ns)."""
+
+    def failure(self) -> Failure | None:
+        """Why the engine ended by itself."""
+
+    def close(self) -> None:
+        """Stop and join its threads, remove temporary files, keep partials of at least ``partial_min`` bytes and
+        put back what was moved aside; idempotent.  Call it off the event loop."""
+
+def unpack_problems_untrusted(payload: Buffer | bytes) -> list[tuple[bytes, str, int]]:
+    """PROBLEMS as (path, code, errno) triples; codes: docs/protocol.md."""
+
+def roots_overlap(root: bytes) -> list[tuple[int, int]]:
+    """(device, inode) of ``root`` (or its nearest existing ancestor) and every ancestor up to "/"."""
+
+def sweep(root: bytes, temp_tag: str) -> int:
+    """Remove this agent's temporary files below ``root``, those of partials too; how many there were."""
+
+def hash_file(path: bytes) -> bytes:
+    """BLAKE3 of a regular file."""
+
+def version() -> str:
+    """The crate's version; equal to the package's, or the build is stale."""
+
+def _selftest(what: str, data: Buffer | bytes, extra: dict[str, Any]) -> Any:
+    """Narrow seams for tests of the crate's pure parts: see core/src/selftest.rs."""

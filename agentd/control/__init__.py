@@ -1,0 +1,1 @@
+"""Serves syncctl and editors on the control socket."""

@@ -1,0 +1,1 @@
+"""``syncctl``, the thin command line.  Its hot path imports the standard library, cbor2 and proto only."""

@@ -1,0 +1,254 @@
+"""The messages between two agents.
+
+A greeted connection is a spare until OPEN makes it a session's own (or JOIN a further data connection of one); when
+the session has ended on it in order, it is a spare again.  Sender and receiver are roles of a session, initiator and
+responder of its connection: push has the initiator send, pull has it receive.  ``docs/protocol.md`` holds the layout
+of every payload; the crate makes and checks them.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from proto import limits
+from proto.errors import RemoteProtocolError
+from proto.schema import (
+    Message,
+    Registry,
+    check_bool,
+    check_bytes,
+    check_choice,
+    check_list,
+    check_path,
+    check_text,
+    check_uint,
+    registry,
+)
+
+SIDES = ("sender", "receiver")
+ROOT_STATES = ("missing", "empty", "directory", "file")
+
+
+class Ping(NamedTuple):
+    """Keepalive and round-trip probe, on a spare; answered at once."""
+
+    n: int
+
+    def validate(self) -> None:
+        """Raise RemoteProtocolError when an invariant does not hold."""
+        check_uint("n", self.n)
+
+
+class Pong(NamedTuple):
+    """The answer to PING n."""
+
+    n: int
+
+    def validate(self) -> None:
+        """Raise RemoteProtocolError when an invariant does not hold."""
+        check_uint("n", self.n)
+
+
+class Open(NamedTuple):
+    """Begin a session, or take one up again under a higher epoch.
+
+    ``side`` is what the *responder* is to be.  ``ancestry`` is the initiator's root and its ancestors as
+    (device, inode) pairs, by which a responder on the same machine finds roots that contain each other.
+    """
+
+    session: bytes
+    epoch: int
+    side: str
+    root: bytes
+    list_window: int
+    """Bytes of unresolved file list that the receiver grants at first (an initiating receiver's; else 0)."""
+    data_window: int
+    delete: bool = False
+    checksum: bool = False
+    dry_run: bool = False
+    itemize: bool = False
+    owner: bool = False
+    group: bool = False
+    force: bool = False
+    max_delete: int | None = None
+    filters: list[bytes] = []  # noqa: RUF012 - a NamedTuple's default, never mutated
+    ancestry: list[list[int]] = []  # noqa: RUF012
+
+    def validate(self) -> None:
+        """Raise RemoteProtocolError when an invariant does not hold."""
+        check_bytes("session", self.session, 16, 16)
+        check_uint("epoch", self.epoch, limits.U32)
+        check_choice("side", self.side, SIDES)
+        check_path("root", self.root, limits.PATH_MAX_BYTES)
+        check_uint("list_window", self.list_window)
+        check_uint("data_window", self.data_window)
+        for name in ("delete", "checksum", "dry_run", "itemize", "owner", "group", "force"):
+            check_bool(name, getattr(self, name))
+        if self.max_delete is not None:
+            check_uint("max_delete", self.max_delete)
+        check_list("filters", self.filters, limits.FILTERS_MAX)
+        for pattern in self.filters:
+            check_path("filters", pattern, limits.TEXT_MAX)
+        check_list("ancestry", self.ancestry, limits.DEPTH_MAX)
+        for pair in self.ancestry:
+            check_list("ancestry", pair, 2)
+            for number in pair:
+                check_uint("ancestry", number)
+
+
+class Opened(NamedTuple):
+    """The responder took the session.  ``state`` is the receiver's root before it (empty from a sender)."""
+
+    session: bytes
+    epoch: int
+    list_window: int
+    data_window: int
+    state: str | None = None
+
+    def validate(self) -> None:
+        """Raise RemoteProtocolError when an invariant does not hold."""
+        check_bytes("session", self.session, 16, 16)
+        check_uint("epoch", self.epoch, limits.U32)
+        check_uint("list_window", self.list_window)
+        check_uint("data_window", self.data_window)
+        if self.state is not None:
+            check_choice("state", self.state, ROOT_STATES)
+
+
+class Join(NamedTuple):
+    """Make this spare a further data connection of a session that is open on another one."""
+
+    session: bytes
+    epoch: int
+
+    def validate(self) -> None:
+        """Raise RemoteProtocolError when an invariant does not hold."""
+        check_bytes("session", self.session, 16, 16)
+        check_uint("epoch", self.epoch, limits.U32)
+
+
+class List(NamedTuple):
+    """Sender: file-list chunk ``n`` (payload: packed columns), counted from 0 without gaps."""
+
+    n: int
+
+    def validate(self) -> None:
+        """Raise RemoteProtocolError when an invariant does not hold."""
+        check_uint("n", self.n, limits.U32)
+
+
+class ListEnd(NamedTuple):
+    """Sender: the list is complete: so many chunks and entries, BLAKE3 over all chunk payloads in order."""
+
+    chunks: int
+    entries: int
+    hash: bytes
+
+    def validate(self) -> None:
+        """Raise RemoteProtocolError when an invariant does not hold."""
+        check_uint("chunks", self.chunks, limits.U32)
+        check_uint("entries", self.entries)
+        check_bytes("hash", self.hash, 32, 32)
+
+
+class Want(NamedTuple):
+    """Receiver: which entries of chunk ``n`` to send (payload: two bitmaps, see docs)."""
+
+    n: int
+
+    def validate(self) -> None:
+        """Raise RemoteProtocolError when an invariant does not hold."""
+        check_uint("n", self.n, limits.U32)
+
+
+class Basis(NamedTuple):
+    """Receiver: what it holds of one wanted file (payload: a signature, or hashes of a partial's pieces)."""
+
+    def validate(self) -> None:
+        """Nothing but its payload."""
+
+
+class Data(NamedTuple):
+    """Sender: a batch of file data (payload: records), on any connection of the session."""
+
+    def validate(self) -> None:
+        """Nothing but its payload."""
+
+
+class Ack(NamedTuple):
+    """Receiver: what was applied since, credits, and chunks to forget (payload: packed counters)."""
+
+    def validate(self) -> None:
+        """Nothing but its payload."""
+
+
+class Problems(NamedTuple):
+    """Receiver: paths that did not make it (payload: packed problems)."""
+
+    def validate(self) -> None:
+        """Nothing but its payload."""
+
+
+class Items(NamedTuple):
+    """Receiver: itemized changes in rsync's format (payload: lines ended by NUL)."""
+
+    def validate(self) -> None:
+        """Nothing but its payload."""
+
+
+class Done(NamedTuple):
+    """Receiver: everything that will be applied is applied, deletions and directory times included."""
+
+    stats: dict[str, int]
+
+    def validate(self) -> None:
+        """Raise RemoteProtocolError when an invariant does not hold."""
+        check_counters("stats", self.stats)
+
+
+class Closed(NamedTuple):
+    """Sender: its answer to DONE, with its own counters; the connection is a spare again."""
+
+    stats: dict[str, int]
+
+    def validate(self) -> None:
+        """Raise RemoteProtocolError when an invariant does not hold."""
+        check_counters("stats", self.stats)
+
+
+class Cancel(NamedTuple):
+    """Either side, instead of going on: stop, keep what is applied.  Answered by ERROR ``cancelled``."""
+
+    def validate(self) -> None:
+        """It has no fields."""
+
+
+class Error(NamedTuple):
+    """Either side: this ends the session (or refuses it).  The connection is closed behind it."""
+
+    code: str
+    message: str
+    hint: str | None = None
+
+    def validate(self) -> None:
+        """Raise RemoteProtocolError when an invariant does not hold."""
+        check_text("code", self.code, 32)
+        check_text("message", self.message)
+        if self.hint is not None:
+            check_text("hint", self.hint)
+
+
+def check_counters(name: str, value: Any) -> None:
+    """``value`` is a small map from names to unsigned numbers."""
+    if type(value) is not dict or len(value) > 64:
+        raise RemoteProtocolError(f"{name}: not a map of at most 64 counters")
+    for key, number in value.items():
+        check_text(name, key, 32)
+        check_uint(name, number)
+
+
+PEER_MESSAGES: Registry = registry(
+    Ping, Pong, Open, Opened, Join, List, ListEnd, Want, Basis, Data, Ack, Problems, Items, Done, Closed, Cancel, Error,
+)  # fmt: skip
+
+PeerMessage = Message
