@@ -4,9 +4,31 @@
 
 use pyo3::prelude::*;
 
+pub mod beneath;
+pub mod buffer;
+pub mod list;
+pub mod record;
+pub mod wake;
+
+pyo3::create_exception!(
+    agentd._core,
+    PeerViolation,
+    pyo3::exceptions::PyException,
+    "The peer broke the protocol."
+);
+pyo3::create_exception!(
+    agentd._core,
+    EngineClosed,
+    pyo3::exceptions::PyException,
+    "The engine was closed, or failed before."
+);
+
 /// Registers everything that `_core.pyi` documents.
 #[pymodule]
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add("PeerViolation", module.py().get_type::<PeerViolation>())?;
+    module.add("EngineClosed", module.py().get_type::<EngineClosed>())?;
+    module.add_class::<buffer::Buffer>()?;
     module.add_function(wrap_pyfunction!(version, module)?)?;
     Ok(())
 }

@@ -1,0 +1,551 @@
+//! Every operation on a name below a root, by held directory handle.
+//!
+//! Nothing else in the crate joins or opens a path that a peer named. A directory is reached from the root's handle with
+//! `openat2(RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS)`, or one component at a time with O_NOFOLLOW
+//! where the kernel has no openat2 or a sandbox refuses it. Everything else takes such a handle and *one* component,
+//! which callers have checked with `list::is_component`; so no operation can leave the root, whatever is flipped to a
+//! symlink meanwhile. Only the root's own path, which the user chose, is resolved as the kernel does it.
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::sync::{Arc, Mutex};
+
+use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid};
+use rustix::io::Errno;
+
+/// The kernel takes paths below 4,096 bytes; longer ones are opened in parts.
+const PART_MAX: usize = 4000;
+/// How often a lookup that lost a race with a rename (EAGAIN) is tried before it goes component by component.
+const OPENAT2_TRIES: u32 = 8;
+/// Directory handles kept per root: enough for the directories a batch touches, few against RLIMIT_NOFILE.
+const HANDLES_MAX: usize = 128;
+
+/// What `lstat` says, in one shape on every platform.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Meta {
+    /// The entry type of `list`: DIRECTORY, REGULAR, SYMLINK or OTHER.
+    pub kind: u8,
+    /// Permission bits, 07777.
+    pub mode: u16,
+    /// Bytes.
+    pub size: u64,
+    /// Modification time, seconds.
+    pub mtime_s: i64,
+    /// Modification time, nanoseconds.
+    pub mtime_ns: u32,
+    /// Change time, seconds and nanoseconds.
+    pub ctime: (i64, u32),
+    /// Device and inode.
+    pub id: (u64, u64),
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+}
+
+impl Meta {
+    #[allow(clippy::unnecessary_cast, reason = "the fields' widths differ between platforms")]
+    fn new(st: &Stat) -> Self {
+        Self {
+            kind: match FileType::from_raw_mode(st.st_mode) {
+                FileType::Directory => crate::list::DIRECTORY,
+                FileType::RegularFile => crate::list::REGULAR,
+                FileType::Symlink => crate::list::SYMLINK,
+                _ => crate::list::OTHER,
+            },
+            mode: (st.st_mode & 0o7777) as u16,
+            size: st.st_size as u64,
+            mtime_s: st.st_mtime as i64,
+            mtime_ns: st.st_mtime_nsec as u32,
+            ctime: (st.st_ctime as i64, st.st_ctime_nsec as u32),
+            id: (st.st_dev as u64, st.st_ino as u64),
+            uid: st.st_uid,
+            gid: st.st_gid,
+        }
+    }
+}
+
+/// The held root of a tree.
+pub struct Root {
+    fd: OwnedFd,
+}
+
+impl Root {
+    /// Opens a root by the path that the user gave; its own last component may be a symlink.
+    pub fn open(path: &[u8]) -> io::Result<Self> {
+        let fd = rustix::fs::open(path, dir_flags() & !OFlags::NOFOLLOW, Mode::empty())?;
+        Ok(Self { fd })
+    }
+
+    /// The root's handle.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    /// Opens the directory `path` beneath the root; "" is the root itself.
+    pub fn open_dir(&self, path: &[u8]) -> io::Result<OwnedFd> {
+        if path.is_empty() {
+            return self.fd.try_clone();
+        }
+        let mut rest = path;
+        let mut from: Option<OwnedFd> = None;
+        while !rest.is_empty() {
+            let (part, behind) = split_part(rest)?;
+            let base = from.as_ref().map_or(self.fd.as_fd(), |fd| fd.as_fd());
+            from = Some(open_beneath(base, part)?);
+            rest = behind;
+        }
+        from.ok_or_else(|| io::ErrorKind::InvalidInput.into())
+    }
+}
+
+/// The longest leading part of `path` that one system call takes, and what is behind it.
+fn split_part(path: &[u8]) -> io::Result<(&[u8], &[u8])> {
+    if path.len() <= PART_MAX {
+        return Ok((path, b""));
+    }
+    match path[..PART_MAX].iter().rposition(|&b| b == b'/') {
+        Some(at) => Ok((&path[..at], &path[at + 1..])),
+        None => Err(Errno::NAMETOOLONG.into()),
+    }
+}
+
+fn dir_flags() -> OFlags {
+    OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC
+}
+
+#[cfg(target_os = "linux")]
+fn open_beneath(base: BorrowedFd<'_>, path: &[u8]) -> io::Result<OwnedFd> {
+    use rustix::fs::ResolveFlags;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    static REFUSED: AtomicBool = AtomicBool::new(false);
+
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    for _ in 0..OPENAT2_TRIES {
+        if REFUSED.load(Ordering::Relaxed) {
+            break;
+        }
+        match rustix::fs::openat2(base, path, dir_flags(), Mode::empty(), resolve) {
+            Ok(fd) => return Ok(fd),
+            Err(Errno::AGAIN) => {}
+            // Old kernels have no such call; seccomp filters of some containers answer EPERM for it.
+            Err(Errno::NOSYS | Errno::PERM) => REFUSED.store(true, Ordering::Relaxed),
+            Err(e) => return Err(e.into()),
+        }
+    }
+    walk_beneath(base, path)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn open_beneath(base: BorrowedFd<'_>, path: &[u8]) -> io::Result<OwnedFd> {
+    walk_beneath(base, path)
+}
+
+/// One component at a time; each is refused when it is a symlink at the moment it is opened.
+fn walk_beneath(base: BorrowedFd<'_>, path: &[u8]) -> io::Result<OwnedFd> {
+    let mut held: Option<OwnedFd> = None;
+    for component in path.split(|&b| b == b'/') {
+        if !crate::list::is_component(component) {
+            return Err(Errno::INVAL.into());
+        }
+        let from = held.as_ref().map_or(base, |fd| fd.as_fd());
+        held = Some(open_dir_at(from, component)?);
+    }
+    held.ok_or_else(|| io::ErrorKind::InvalidInput.into())
+}
+
+/// Opens the directory `name` in `dir`; a symlink is refused (ENOTDIR or ELOOP).
+pub fn open_dir_at(dir: impl AsFd, name: &[u8]) -> io::Result<OwnedFd> {
+    Ok(rustix::fs::openat(dir, name, dir_flags(), Mode::empty())?)
+}
+
+/// Opens the regular file `name` in `dir` for reading. Never blocks on a fifo; a device is not opened twice: what is
+/// not a regular file by `fstat` is refused with EINVAL.
+pub fn open_read_at(dir: impl AsFd, name: &[u8]) -> io::Result<(OwnedFd, Meta)> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
+    let fd = rustix::fs::openat(dir, name, flags, Mode::empty())?;
+    let meta = stat(&fd)?;
+    if meta.kind != crate::list::REGULAR {
+        return Err(Errno::INVAL.into());
+    }
+    Ok((fd, meta))
+}
+
+/// Creates `name` in `dir`, which must not exist, for reading and writing by its owner alone.
+pub fn create_at(dir: impl AsFd, name: &[u8]) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(rustix::fs::openat(dir, name, flags, Mode::RUSR | Mode::WUSR)?)
+}
+
+/// Opens the regular file `name` in `dir` for reading and writing (a partial of ours).
+pub fn open_write_at(dir: impl AsFd, name: &[u8]) -> io::Result<(OwnedFd, Meta)> {
+    let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let fd = rustix::fs::openat(dir, name, flags, Mode::empty())?;
+    let meta = stat(&fd)?;
+    if meta.kind != crate::list::REGULAR {
+        return Err(Errno::INVAL.into());
+    }
+    Ok((fd, meta))
+}
+
+/// `fstat`.
+pub fn stat(fd: impl AsFd) -> io::Result<Meta> {
+    Ok(Meta::new(&rustix::fs::fstat(fd)?))
+}
+
+/// `lstat` of `name` in `dir`.
+pub fn stat_at(dir: impl AsFd, name: &[u8]) -> io::Result<Meta> {
+    Ok(Meta::new(&rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?))
+}
+
+/// The target of the symlink `name` in `dir`.
+pub fn read_link_at(dir: impl AsFd, name: &[u8]) -> io::Result<Vec<u8>> {
+    Ok(rustix::fs::readlinkat(dir, name, Vec::with_capacity(256))?.into_bytes())
+}
+
+/// Makes the directory `name` in `dir`, open to its owner alone.
+pub fn mkdir_at(dir: impl AsFd, name: &[u8]) -> io::Result<()> {
+    Ok(rustix::fs::mkdirat(dir, name, Mode::RWXU)?)
+}
+
+/// Makes the symlink `name` in `dir`; its target is stored as it is and never followed.
+pub fn symlink_at(target: &[u8], dir: impl AsFd, name: &[u8]) -> io::Result<()> {
+    Ok(rustix::fs::symlinkat(target, dir, name)?)
+}
+
+/// Renames within `dir`, replacing what is not a directory.
+pub fn rename_at(dir: impl AsFd, old: &[u8], new: &[u8]) -> io::Result<()> {
+    Ok(rustix::fs::renameat(&dir, old, &dir, new)?)
+}
+
+/// Renames within `dir`; fails with EEXIST when `new` is there. Without the system call it is checked first.
+pub fn rename_new_at(dir: impl AsFd, old: &[u8], new: &[u8]) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    match rustix::fs::renameat_with(&dir, old, &dir, new, rustix::fs::RenameFlags::NOREPLACE) {
+        Err(Errno::INVAL | Errno::NOSYS) => {}
+        other => return Ok(other?),
+    }
+    match stat_at(&dir, new) {
+        Ok(_) => Err(Errno::EXIST.into()),
+        Err(_) => rename_at(dir, old, new),
+    }
+}
+
+/// Swaps two names in `dir` in one step where the file system can; else moves `b` to `aside` first.
+/// Returns whether they were swapped (`b`'s old entry is now named `a`) or `b`'s old entry is named `aside`.
+pub fn exchange_at(dir: impl AsFd, a: &[u8], b: &[u8], aside: &[u8]) -> io::Result<bool> {
+    #[cfg(target_os = "linux")]
+    match rustix::fs::renameat_with(&dir, a, &dir, b, rustix::fs::RenameFlags::EXCHANGE) {
+        Err(Errno::INVAL | Errno::NOSYS) => {}
+        other => {
+            other?;
+            return Ok(true);
+        }
+    }
+    rename_new_at(&dir, b, aside)?;
+    if let Err(e) = rename_new_at(&dir, a, b) {
+        rename_new_at(&dir, aside, b)?;
+        return Err(e);
+    }
+    Ok(false)
+}
+
+/// Removes what is not a directory.
+pub fn unlink_at(dir: impl AsFd, name: &[u8]) -> io::Result<()> {
+    Ok(rustix::fs::unlinkat(dir, name, AtFlags::empty())?)
+}
+
+/// Removes an empty directory.
+pub fn rmdir_at(dir: impl AsFd, name: &[u8]) -> io::Result<()> {
+    Ok(rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR)?)
+}
+
+/// Sets permission bits of an open file or directory.
+pub fn chmod(fd: impl AsFd, mode: u16) -> io::Result<()> {
+    Ok(rustix::fs::fchmod(fd, Mode::from_raw_mode(mode.into()))?)
+}
+
+/// Sets permission bits of `name` in `dir`, also of what its owner may not open; never through a symlink.
+pub fn chmod_at(dir: impl AsFd, name: &[u8], mode: u16) -> io::Result<()> {
+    let mode = Mode::from_raw_mode(mode.into());
+    #[cfg(target_os = "linux")]
+    {
+        let handle = rustix::fs::openat(
+            dir,
+            name,
+            OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+            Mode::empty(),
+        )?;
+        if stat(&handle)?.kind == crate::list::SYMLINK {
+            return Err(Errno::LOOP.into());
+        }
+        // fchmod refuses O_PATH handles; this link names the held inode, not a path.
+        let link = format!("/proc/self/fd/{}", handle.as_raw_fd());
+        Ok(rustix::fs::chmodat(CWD, link, mode, AtFlags::empty())?)
+    }
+    #[cfg(not(target_os = "linux"))]
+    Ok(rustix::fs::chmodat(dir, name, mode, AtFlags::SYMLINK_NOFOLLOW)?)
+}
+
+fn times(mtime_s: i64, mtime_ns: u32) -> Timestamps {
+    Timestamps {
+        last_access: Timespec {
+            tv_sec: 0,
+            tv_nsec: rustix::fs::UTIME_OMIT as _,
+        },
+        last_modification: Timespec {
+            tv_sec: mtime_s,
+            tv_nsec: mtime_ns.into(),
+        },
+    }
+}
+
+/// Sets the modification time of an open file or directory.
+pub fn set_mtime(fd: impl AsFd, mtime_s: i64, mtime_ns: u32) -> io::Result<()> {
+    Ok(rustix::fs::futimens(fd, &times(mtime_s, mtime_ns))?)
+}
+
+/// Sets the modification time of `name` in `dir`, of a symlink itself.
+pub fn set_mtime_at(dir: impl AsFd, name: &[u8], mtime_s: i64, mtime_ns: u32) -> io::Result<()> {
+    Ok(rustix::fs::utimensat(
+        dir,
+        name,
+        &times(mtime_s, mtime_ns),
+        AtFlags::SYMLINK_NOFOLLOW,
+    )?)
+}
+
+/// Sets owner and group of an open file or directory, where given.
+pub fn chown(fd: impl AsFd, uid: Option<u32>, gid: Option<u32>) -> io::Result<()> {
+    let (uid, gid) = owners(uid, gid);
+    Ok(rustix::fs::fchown(fd, uid, gid)?)
+}
+
+/// Sets owner and group of `name` in `dir`, of a symlink itself, where given.
+pub fn chown_at(dir: impl AsFd, name: &[u8], uid: Option<u32>, gid: Option<u32>) -> io::Result<()> {
+    let (uid, gid) = owners(uid, gid);
+    Ok(rustix::fs::chownat(dir, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?)
+}
+
+/// `u32::MAX` means "leave it" to the kernel and is never an owner.
+fn owners(uid: Option<u32>, gid: Option<u32>) -> (Option<Uid>, Option<Gid>) {
+    let uid = uid.filter(|&id| id != u32::MAX).map(Uid::from_raw);
+    let gid = gid.filter(|&id| id != u32::MAX).map(Gid::from_raw);
+    (uid, gid)
+}
+
+/// Calls `each` with the name of every entry of `dir` but "." and "..", in the file system's order. `dir` must be a
+/// handle of its own: its position moves.
+pub fn each_name(dir: impl AsFd, mut each: impl FnMut(&[u8])) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    {
+        let mut space = [MaybeUninit::<u8>::uninit(); 32 << 10];
+        let mut entries = rustix::fs::RawDir::new(dir, &mut space);
+        while let Some(entry) = entries.next() {
+            let entry = entry?;
+            let name = entry.file_name().to_bytes();
+            if name != b"." && name != b".." {
+                each(name);
+            }
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    for entry in rustix::fs::Dir::read_from(dir)? {
+        let entry = entry?;
+        let name = entry.file_name().to_bytes();
+        if name != b"." && name != b".." {
+            each(name);
+        }
+    }
+    Ok(())
+}
+
+/// (device, inode) of `path`, or of its nearest ancestor that exists, and of every ancestor up to the root directory.
+pub fn ancestry(path: &[u8]) -> io::Result<Vec<(u64, u64)>> {
+    let mut at = std::path::Path::new(OsStr::from_bytes(path));
+    let mut fd = loop {
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        #[cfg(target_os = "linux")]
+        let flags = flags | OFlags::PATH;
+        match rustix::fs::open(at, flags, Mode::empty()) {
+            Ok(fd) if stat(&fd)?.kind == crate::list::DIRECTORY => break fd,
+            Ok(_) | Err(Errno::NOENT | Errno::NOTDIR) => {
+                at = at.parent().ok_or(io::ErrorKind::NotFound)?;
+            }
+            Err(e) => return Err(e.into()),
+        }
+    };
+    let mut chain = Vec::new();
+    loop {
+        let id = stat(&fd)?.id;
+        if chain.last() == Some(&id) || chain.len() >= 4096 {
+            return Ok(chain);
+        }
+        chain.push(id);
+        // The user's own path, upwards from where it leads: ".." of a directory handle is its real parent.
+        fd = rustix::fs::openat(&fd, "..", dir_flags() & !OFlags::NOFOLLOW, Mode::empty())?;
+    }
+}
+
+/// Handles of directories below one root, the recently used ones kept open.
+pub struct Handles {
+    root: Root,
+    kept: Mutex<Kept>,
+}
+
+#[derive(Default)]
+struct Kept {
+    by_path: HashMap<Box<[u8]>, (Arc<OwnedFd>, u64)>,
+    clock: u64,
+}
+
+impl Handles {
+    /// No handles yet but the root's.
+    pub fn new(root: Root) -> Self {
+        Self {
+            root,
+            kept: Mutex::default(),
+        }
+    }
+
+    /// The root itself.
+    pub fn root(&self) -> &Root {
+        &self.root
+    }
+
+    /// The directory `path` beneath the root.
+    pub fn dir(&self, path: &[u8]) -> io::Result<Arc<OwnedFd>> {
+        {
+            let mut kept = lock(&self.kept);
+            kept.clock += 1;
+            let now = kept.clock;
+            if let Some((fd, used)) = kept.by_path.get_mut(path) {
+                *used = now;
+                return Ok(Arc::clone(fd));
+            }
+        }
+        let fd = Arc::new(self.root.open_dir(path)?);
+        let mut kept = lock(&self.kept);
+        if kept.by_path.len() >= HANDLES_MAX {
+            let oldest = median_use(&kept);
+            kept.by_path.retain(|_, (_, used)| *used > oldest);
+        }
+        let now = kept.clock;
+        kept.by_path.insert(path.into(), (Arc::clone(&fd), now));
+        Ok(fd)
+    }
+
+    /// Forgets `path` and everything below it: it was replaced or removed.
+    pub fn forget(&self, path: &[u8]) {
+        let below = |p: &[u8]| p.starts_with(path) && (p.len() == path.len() || p[path.len()] == b'/');
+        lock(&self.kept).by_path.retain(|p, _| !below(p));
+    }
+}
+
+/// Half of the kept handles were used after this moment: closing the other half at once keeps eviction cheap.
+fn median_use(kept: &Kept) -> u64 {
+    let mut uses: Vec<u64> = kept.by_path.values().map(|(_, used)| *used).collect();
+    uses.sort_unstable();
+    uses.get(uses.len() / 2).copied().unwrap_or(u64::MAX)
+}
+
+/// Locks, also when a thread panicked while it held the lock: the data under our locks is valid between statements.
+pub fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// A path below the root, made of a directory's and a component. The only place that joins names; the result is for
+/// `Root::open_dir`, for messages and for keys.
+pub fn join(dir: &[u8], name: &[u8]) -> Vec<u8> {
+    let mut path = Vec::with_capacity(dir.len() + 1 + name.len());
+    path.extend_from_slice(dir);
+    if !dir.is_empty() && !name.is_empty() {
+        path.push(b'/');
+    }
+    path.extend_from_slice(name);
+    path
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    fn scratch(name: &str) -> std::path::PathBuf {
+        let dir = std::env::temp_dir().join(format!("syncctl-beneath-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&dir);
+        std::fs::create_dir_all(&dir).expect("scratch");
+        dir
+    }
+
+    #[test]
+    fn nothing_is_opened_through_a_symlink() {
+        let dir = scratch("links");
+        std::fs::create_dir_all(dir.join("a/b")).expect("mkdir");
+        symlink("/etc", dir.join("out")).expect("symlink");
+        symlink("a", dir.join("in")).expect("symlink");
+        let root = Root::open(dir.as_os_str().as_bytes()).expect("open");
+        assert!(root.open_dir(b"a/b").is_ok());
+        for path in [&b"out"[..], b"in", b"in/b", b"out/ssh", b"..", b"a/../..", b"/etc"] {
+            assert!(root.open_dir(path).is_err(), "{path:?}");
+            assert!(walk_beneath(root.fd(), path).is_err(), "{path:?}");
+        }
+        assert!(open_read_at(root.fd(), b"out").is_err());
+        assert!(chmod_at(root.fd(), b"out", 0o777).is_err());
+        std::fs::remove_dir_all(dir).expect("clean");
+    }
+
+    #[test]
+    fn paths_longer_than_the_kernel_takes_are_opened_in_parts() {
+        let dir = scratch("long");
+        let root = Root::open(dir.as_os_str().as_bytes()).expect("open");
+        let name = vec![b'n'; 200];
+        let mut path = Vec::new();
+        let mut fd = root.open_dir(b"").expect("root");
+        for _ in 0..60 {
+            mkdir_at(&fd, &name).expect("mkdir");
+            fd = open_dir_at(&fd, &name).expect("open");
+            path = join(&path, &name);
+        }
+        assert!(path.len() > 12_000);
+        let again = root.open_dir(&path).expect("deep");
+        assert_eq!(stat(&again).expect("stat").id, stat(&fd).expect("stat").id);
+        let status = std::process::Command::new("rm").arg("-rf").arg(&dir).status();
+        assert!(status.expect("rm").success());
+    }
+
+    #[test]
+    fn handles_forget_what_was_replaced() {
+        let dir = scratch("handles");
+        std::fs::create_dir_all(dir.join("a/b")).expect("mkdir");
+        let handles = Handles::new(Root::open(dir.as_os_str().as_bytes()).expect("open"));
+        let before = handles.dir(b"a/b").expect("dir");
+        assert!(Arc::ptr_eq(&before, &handles.dir(b"a/b").expect("dir")));
+        handles.forget(b"a");
+        assert!(!Arc::ptr_eq(&before, &handles.dir(b"a/b").expect("dir")));
+        for i in 0..3 * HANDLES_MAX {
+            let name = format!("d{i}");
+            std::fs::create_dir(dir.join(&name)).expect("mkdir");
+            handles.dir(name.as_bytes()).expect("dir");
+        }
+        assert!(lock(&handles.kept).by_path.len() <= HANDLES_MAX);
+        std::fs::remove_dir_all(dir).expect("clean");
+    }
+
+    #[test]
+    fn exchange_swaps_or_moves_aside() {
+        let dir = scratch("swap");
+        std::fs::create_dir(dir.join("old")).expect("mkdir");
+        std::fs::write(dir.join("temp"), "new").expect("write");
+        let root = Root::open(dir.as_os_str().as_bytes()).expect("open");
+        let swapped = exchange_at(root.fd(), b"temp", b"old", b"aside").expect("exchange");
+        assert_eq!(std::fs::read(dir.join("old")).expect("read"), b"new");
+        let was: &[u8] = if swapped { b"temp" } else { b"aside" };
+        assert_eq!(stat_at(root.fd(), was).expect("stat").kind, crate::list::DIRECTORY);
+        std::fs::remove_dir_all(dir).expect("clean");
+    }
+}

@@ -1,0 +1,575 @@
+//! File-list chunks: packed columns, made by the sender and checked by the receiver.
+//!
+//! Layout: docs/protocol.md, LIST. Nothing here touches a file.
+
+/// Entry type: a directory.
+pub const DIRECTORY: u8 = 0;
+/// Entry type: a regular file.
+pub const REGULAR: u8 = 1;
+/// Entry type: a symbolic link.
+pub const SYMLINK: u8 = 2;
+/// Entry type: a fifo, socket or device; skipped, but listed.
+pub const OTHER: u8 = 3;
+/// Entry type: what could not be looked at; skipped, but listed.
+pub const UNREADABLE: u8 = 4;
+
+/// Chunk flag: the source is one file.
+pub const SINGLE: u16 = 1;
+/// Chunk flag: numeric owners are there.
+pub const OWNERS: u16 = 2;
+/// Chunk flag: content hashes are there.
+pub const HASHES: u16 = 4;
+
+/// Group flag: the first part of a directory.
+pub const FIRST: u8 = 1;
+/// Group flag: the last part of a directory.
+pub const LAST: u8 = 2;
+/// Group flag: the directory could not be read whole.
+pub const INCOMPLETE: u8 = 4;
+
+const LAYOUT: u16 = 1;
+const HEADER: usize = 24;
+const GROUP: usize = 12;
+/// A component of a name, in bytes.
+pub const COMPONENT_MAX: usize = 255;
+/// A path relative to the root, in bytes.
+pub const PATH_MAX: usize = 65535;
+
+/// One entry, by value but for its name, target and hash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry<'a> {
+    /// DIRECTORY, REGULAR, SYMLINK, OTHER or UNREADABLE.
+    pub kind: u8,
+    /// Permission bits.
+    pub mode: u16,
+    /// Bytes, of a regular file.
+    pub size: u64,
+    /// Modification time, seconds.
+    pub mtime_s: i64,
+    /// Modification time, nanoseconds.
+    pub mtime_ns: u32,
+    /// Owner and group, 0 without OWNERS.
+    pub uid: u32,
+    /// See `uid`.
+    pub gid: u32,
+    /// One component; empty for the root.
+    pub name: &'a [u8],
+    /// A symbolic link's target.
+    pub target: &'a [u8],
+    /// BLAKE3 of a regular file's content, with HASHES; zero when it could not be read.
+    pub hash: [u8; 32],
+}
+
+/// A directory, or a part of one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// Index of its first entry in the chunk.
+    pub start: u32,
+    /// How many are its.
+    pub entries: u32,
+    path: (u32, u16),
+    /// FIRST, LAST, INCOMPLETE.
+    pub flags: u8,
+    /// Why it is INCOMPLETE.
+    pub errno: i32,
+}
+
+/// Builds one chunk, group by group.
+#[derive(Default)]
+pub struct Builder {
+    flags: u16,
+    groups: Vec<u8>,
+    group_count: u32,
+    kinds: Vec<u8>,
+    modes: Vec<u8>,
+    sizes: Vec<u8>,
+    seconds: Vec<u8>,
+    nanos: Vec<u8>,
+    name_lens: Vec<u8>,
+    target_lens: Vec<u8>,
+    uids: Vec<u8>,
+    gids: Vec<u8>,
+    hashes: Vec<u8>,
+    paths: Vec<u8>,
+    names: Vec<u8>,
+    targets: Vec<u8>,
+}
+
+impl Builder {
+    /// An empty chunk with these chunk flags.
+    pub fn new(flags: u16) -> Self {
+        Self {
+            flags,
+            ..Self::default()
+        }
+    }
+
+    /// Begins a group; the entries pushed next are its.
+    pub fn begin_group(&mut self, path: &[u8], flags: u8, errno: i32) {
+        self.groups.extend_from_slice(&0u32.to_le_bytes());
+        self.groups.extend_from_slice(&(path.len() as u16).to_le_bytes());
+        self.groups.push(flags);
+        self.groups.push(0);
+        self.groups.extend_from_slice(&errno.to_le_bytes());
+        self.group_count += 1;
+        self.paths.extend_from_slice(path);
+    }
+
+    /// Sets flags on the group begun last: LAST and INCOMPLETE are known only at its end.
+    pub fn amend_group(&mut self, flags: u8, errno: i32) {
+        let at = self.groups.len() - GROUP;
+        self.groups[at + 6] |= flags;
+        if errno != 0 {
+            self.groups[at + 8..at + 12].copy_from_slice(&errno.to_le_bytes());
+        }
+    }
+
+    /// Adds an entry to the group begun last.
+    pub fn push(&mut self, entry: &Entry<'_>) {
+        let at = self.groups.len() - GROUP;
+        let count = u32::from_le_bytes(array(&self.groups[at..])) + 1;
+        self.groups[at..at + 4].copy_from_slice(&count.to_le_bytes());
+        self.kinds.push(entry.kind);
+        self.modes.extend_from_slice(&entry.mode.to_le_bytes());
+        self.sizes.extend_from_slice(&entry.size.to_le_bytes());
+        self.seconds.extend_from_slice(&entry.mtime_s.to_le_bytes());
+        self.nanos.extend_from_slice(&entry.mtime_ns.to_le_bytes());
+        self.name_lens
+            .extend_from_slice(&(entry.name.len() as u16).to_le_bytes());
+        self.target_lens
+            .extend_from_slice(&(entry.target.len() as u16).to_le_bytes());
+        self.names.extend_from_slice(entry.name);
+        self.targets.extend_from_slice(entry.target);
+        if self.flags & OWNERS != 0 {
+            self.uids.extend_from_slice(&entry.uid.to_le_bytes());
+            self.gids.extend_from_slice(&entry.gid.to_le_bytes());
+        }
+        if self.flags & HASHES != 0 {
+            self.hashes.extend_from_slice(&entry.hash);
+        }
+    }
+
+    /// Entries so far.
+    pub fn entries(&self) -> usize {
+        self.kinds.len()
+    }
+
+    /// Groups so far.
+    pub fn groups(&self) -> usize {
+        self.group_count as usize
+    }
+
+    /// Bytes that `finish` will return.
+    pub fn len(&self) -> usize {
+        HEADER + self.columns().iter().map(|c| c.len()).sum::<usize>()
+    }
+
+    /// Whether nothing was begun.
+    pub fn is_empty(&self) -> bool {
+        self.group_count == 0
+    }
+
+    fn columns(&self) -> [&[u8]; 14] {
+        [
+            &self.groups,
+            &self.kinds,
+            &self.modes,
+            &self.sizes,
+            &self.seconds,
+            &self.nanos,
+            &self.name_lens,
+            &self.target_lens,
+            &self.uids,
+            &self.gids,
+            &self.hashes,
+            &self.paths,
+            &self.names,
+            &self.targets,
+        ]
+    }
+
+    /// The payload; the builder is empty again, with its memory kept.
+    pub fn finish(&mut self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(self.len());
+        out.extend_from_slice(&LAYOUT.to_le_bytes());
+        out.extend_from_slice(&self.flags.to_le_bytes());
+        for n in [
+            self.group_count as usize,
+            self.kinds.len(),
+            self.paths.len(),
+            self.names.len(),
+            self.targets.len(),
+        ] {
+            out.extend_from_slice(&(n as u32).to_le_bytes());
+        }
+        for column in self.columns() {
+            out.extend_from_slice(column);
+        }
+        self.group_count = 0;
+        for column in [
+            &mut self.groups,
+            &mut self.kinds,
+            &mut self.modes,
+            &mut self.sizes,
+            &mut self.seconds,
+            &mut self.nanos,
+            &mut self.name_lens,
+            &mut self.target_lens,
+            &mut self.uids,
+            &mut self.gids,
+            &mut self.hashes,
+            &mut self.paths,
+            &mut self.names,
+            &mut self.targets,
+        ] {
+            column.clear();
+        }
+        out
+    }
+}
+
+/// A chunk whose every field was checked: what it returns needs no further look.
+pub struct Chunk {
+    data: Vec<u8>,
+    flags: u16,
+    entries: usize,
+    groups: Vec<Group>,
+    columns: Columns,
+    /// Offsets into `names` and `targets`, one more than entries.
+    name_ends: Vec<u32>,
+    target_ends: Vec<u32>,
+}
+
+#[derive(Default)]
+struct Columns {
+    kinds: usize,
+    modes: usize,
+    sizes: usize,
+    seconds: usize,
+    nanos: usize,
+    uids: usize,
+    gids: usize,
+    hashes: usize,
+    paths: usize,
+    names: usize,
+    targets: usize,
+}
+
+impl Chunk {
+    /// Checks everything that one chunk can show by itself: sizes, ranges, names, group order.
+    pub fn parse_untrusted(data: Vec<u8>) -> Result<Self, &'static str> {
+        if data.len() < HEADER {
+            return Err("a file-list chunk is shorter than its header");
+        }
+        if u16_at(&data, 0) != LAYOUT {
+            return Err("a file-list chunk of an unknown layout");
+        }
+        let flags = u16_at(&data, 2);
+        if flags & !(SINGLE | OWNERS | HASHES) != 0 {
+            return Err("a file-list chunk with unknown flags");
+        }
+        let [group_count, entries, paths_len, names_len, targets_len] =
+            std::array::from_fn(|i| u32_at(&data, 4 + 4 * i) as usize);
+        let mut columns = Columns::default();
+        let mut at = HEADER as u64;
+        // Lengths are at most 2^32 times a small width: u64 cannot overflow, and the sum is compared before any use.
+        let mut place = |len: u64| {
+            let here = at;
+            at += len;
+            here as usize
+        };
+        let n = entries as u64;
+        place(group_count as u64 * GROUP as u64);
+        columns.kinds = place(n);
+        columns.modes = place(2 * n);
+        columns.sizes = place(8 * n);
+        columns.seconds = place(8 * n);
+        columns.nanos = place(4 * n);
+        let name_lens = place(2 * n);
+        let target_lens = place(2 * n);
+        let owners = if flags & OWNERS != 0 { 4 * n } else { 0 };
+        columns.uids = place(owners);
+        columns.gids = place(owners);
+        columns.hashes = place(if flags & HASHES != 0 { 32 * n } else { 0 });
+        columns.paths = place(paths_len as u64);
+        columns.names = place(names_len as u64);
+        columns.targets = place(targets_len as u64);
+        if at != data.len() as u64 {
+            return Err("a file-list chunk whose columns do not fill it");
+        }
+        let mut chunk = Self {
+            groups: parse_groups(&data, group_count, entries, paths_len)?,
+            name_ends: ends(&data[name_lens..name_lens + 2 * entries], names_len)?,
+            target_ends: ends(&data[target_lens..target_lens + 2 * entries], targets_len)?,
+            data,
+            flags,
+            entries,
+            columns,
+        };
+        chunk.check()?;
+        chunk.data.shrink_to_fit();
+        Ok(chunk)
+    }
+
+    fn check(&self) -> Result<(), &'static str> {
+        for group in &self.groups {
+            let path = self.path(group);
+            if !path.is_empty() && !path.split(|&b| b == b'/').all(is_component) {
+                return Err("a directory path that is not relative and plain");
+            }
+            for i in group.start..group.start + group.entries {
+                let entry = self.entry(i);
+                let root = entry.name.is_empty() && path.is_empty() && i == 0;
+                if !root && !is_component(entry.name) {
+                    return Err("a name that is not one plain component");
+                }
+                if path.len() + 1 + entry.name.len() > PATH_MAX {
+                    return Err("a path that is too long");
+                }
+                if entry.kind > UNREADABLE || entry.mode > 0o7777 || entry.mtime_ns >= 1_000_000_000 {
+                    return Err("an entry with a type, mode or time out of range");
+                }
+                if (entry.kind == SYMLINK) == entry.target.is_empty() || entry.target.contains(&0) {
+                    return Err("a symlink without a proper target");
+                }
+                if (entry.kind != REGULAR && entry.size != 0) || entry.size > i64::MAX as u64 {
+                    return Err("an entry with a size out of range");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Chunk flags.
+    pub fn flags(&self) -> u16 {
+        self.flags
+    }
+
+    /// How many entries there are.
+    pub fn entries(&self) -> usize {
+        self.entries
+    }
+
+    /// Payload bytes.
+    pub fn len(&self) -> usize {
+        self.data.len()
+    }
+
+    /// Whether there are no entries.
+    pub fn is_empty(&self) -> bool {
+        self.entries == 0
+    }
+
+    /// The payload as it came.
+    pub fn bytes(&self) -> &[u8] {
+        &self.data
+    }
+
+    /// The groups, in order.
+    pub fn groups(&self) -> &[Group] {
+        &self.groups
+    }
+
+    /// A group's path relative to the root.
+    pub fn path(&self, group: &Group) -> &[u8] {
+        let start = self.columns.paths + group.path.0 as usize;
+        &self.data[start..start + group.path.1 as usize]
+    }
+
+    /// The group that entry `i` belongs to. `i` must be below `entries()`.
+    pub fn group_of(&self, i: u32) -> &Group {
+        let at = self.groups.partition_point(|g| g.start + g.entries <= i);
+        &self.groups[at]
+    }
+
+    /// Entry `i`. Panics when it is out of range: callers check peers' indexes with `entries()` first.
+    pub fn entry(&self, i: u32) -> Entry<'_> {
+        let i = i as usize;
+        let c = &self.columns;
+        let owners = self.flags & OWNERS != 0;
+        let slice = |base: usize, ends: &[u32]| {
+            let (from, to) = (ends[i] as usize, ends[i + 1] as usize);
+            &self.data[base + from..base + to]
+        };
+        Entry {
+            kind: self.data[c.kinds + i],
+            mode: u16_at(&self.data, c.modes + 2 * i),
+            size: u64_at(&self.data, c.sizes + 8 * i),
+            mtime_s: u64_at(&self.data, c.seconds + 8 * i).cast_signed(),
+            mtime_ns: u32_at(&self.data, c.nanos + 4 * i),
+            uid: if owners { u32_at(&self.data, c.uids + 4 * i) } else { 0 },
+            gid: if owners { u32_at(&self.data, c.gids + 4 * i) } else { 0 },
+            name: slice(c.names, &self.name_ends),
+            target: slice(c.targets, &self.target_ends),
+            hash: if self.flags & HASHES != 0 {
+                array(&self.data[c.hashes + 32 * i..])
+            } else {
+                [0; 32]
+            },
+        }
+    }
+}
+
+fn parse_groups(data: &[u8], count: usize, entries: usize, paths_len: usize) -> Result<Vec<Group>, &'static str> {
+    let mut groups = Vec::with_capacity(count);
+    let (mut start, mut path) = (0u64, 0u64);
+    for i in 0..count {
+        let at = HEADER + GROUP * i;
+        let group = Group {
+            start: start as u32,
+            entries: u32_at(data, at),
+            path: (path as u32, u16_at(data, at + 4)),
+            flags: data[at + 6],
+            errno: u32_at(data, at + 8).cast_signed(),
+        };
+        start += u64::from(group.entries);
+        path += u64::from(group.path.1);
+        if start > entries as u64 || path > paths_len as u64 {
+            return Err("file-list groups that name more than there is");
+        }
+        if group.flags & !(FIRST | LAST | INCOMPLETE) != 0 || data[at + 7] != 0 {
+            return Err("a file-list group with unknown flags");
+        }
+        groups.push(group);
+    }
+    if start != entries as u64 || path != paths_len as u64 {
+        return Err("file-list groups that do not cover the chunk");
+    }
+    Ok(groups)
+}
+
+fn ends(lens: &[u8], total: usize) -> Result<Vec<u32>, &'static str> {
+    let mut ends = Vec::with_capacity(lens.len() / 2 + 1);
+    let mut sum = 0u64;
+    ends.push(0);
+    for pair in lens.chunks_exact(2) {
+        sum += u64::from(u16::from_le_bytes([pair[0], pair[1]]));
+        ends.push(sum.min(u64::from(u32::MAX)) as u32);
+    }
+    if sum == total as u64 {
+        Ok(ends)
+    } else {
+        Err("file-list names that do not fill their column")
+    }
+}
+
+/// One component of a plain relative path.
+pub fn is_component(name: &[u8]) -> bool {
+    !name.is_empty()
+        && name.len() <= COMPONENT_MAX
+        && name != b"."
+        && name != b".."
+        && !name.iter().any(|&b| b == 0 || b == b'/')
+}
+
+/// The first N bytes of `bytes`, which holds at least as many.
+pub fn array<const N: usize>(bytes: &[u8]) -> [u8; N] {
+    std::array::from_fn(|i| bytes[i])
+}
+
+/// A little-endian u16 at `at`, which the caller has bounded.
+pub fn u16_at(data: &[u8], at: usize) -> u16 {
+    u16::from_le_bytes(array(&data[at..]))
+}
+
+/// A little-endian u32 at `at`, which the caller has bounded.
+pub fn u32_at(data: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(array(&data[at..]))
+}
+
+/// A little-endian u64 at `at`, which the caller has bounded.
+pub fn u64_at(data: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(array(&data[at..]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry<'a>(name: &'a [u8], kind: u8, target: &'a [u8]) -> Entry<'a> {
+        Entry {
+            kind,
+            mode: 0o644,
+            size: if kind == REGULAR { 7 } else { 0 },
+            mtime_s: -5,
+            mtime_ns: 999_999_999,
+            uid: 1,
+            gid: 2,
+            name,
+            target,
+            hash: [3; 32],
+        }
+    }
+
+    fn sample(flags: u16) -> Vec<u8> {
+        let mut builder = Builder::new(flags);
+        builder.begin_group(b"", FIRST, 0);
+        builder.push(&entry(b"", DIRECTORY, b""));
+        builder.push(&entry(b"sub", DIRECTORY, b""));
+        builder.push(&entry(b"l", SYMLINK, b"../x"));
+        builder.amend_group(LAST, 0);
+        builder.begin_group(b"sub", FIRST | LAST, 0);
+        builder.push(&entry(b"caf\xe9", REGULAR, b""));
+        let expected = builder.len();
+        let out = builder.finish();
+        assert_eq!(out.len(), expected);
+        assert!(builder.is_empty());
+        out
+    }
+
+    #[test]
+    fn a_chunk_comes_back_as_it_was_built() {
+        for flags in [0, OWNERS, HASHES, OWNERS | HASHES] {
+            let chunk = Chunk::parse_untrusted(sample(flags)).expect("valid");
+            assert_eq!(chunk.entries(), 4);
+            assert_eq!(chunk.path(&chunk.groups()[1]), b"sub");
+            assert_eq!(chunk.groups()[0].flags, FIRST | LAST);
+            let mut last = entry(b"caf\xe9", REGULAR, b"");
+            if flags & OWNERS == 0 {
+                (last.uid, last.gid) = (0, 0);
+            }
+            if flags & HASHES == 0 {
+                last.hash = [0; 32];
+            }
+            assert_eq!(chunk.entry(3), last);
+            assert_eq!(chunk.entry(2).target, b"../x");
+            assert_eq!(chunk.group_of(2).entries, 3);
+            assert_eq!(chunk.group_of(3).start, 3);
+        }
+    }
+
+    #[test]
+    fn every_truncation_is_refused() {
+        let whole = sample(OWNERS);
+        for len in 0..whole.len() {
+            assert!(Chunk::parse_untrusted(whole[..len].to_vec()).is_err(), "{len}");
+        }
+    }
+
+    #[test]
+    fn no_flipped_byte_panics() {
+        let whole = sample(HASHES);
+        for at in 0..whole.len() {
+            for flip in [1u8, 0x80, 0xff] {
+                let mut data = whole.clone();
+                data[at] ^= flip;
+                let _ = Chunk::parse_untrusted(data);
+            }
+        }
+    }
+
+    #[test]
+    fn hostile_names_are_refused() {
+        for name in [&b".."[..], b".", b"", b"a/b", b"a\0b", &[b'x'; 256]] {
+            let mut builder = Builder::new(0);
+            builder.begin_group(b"d", FIRST | LAST, 0);
+            builder.push(&entry(name, REGULAR, b""));
+            assert!(Chunk::parse_untrusted(builder.finish()).is_err(), "{name:?}");
+        }
+        for path in [&b"/etc"[..], b"a//b", b"a/", b"..", b"a/../b", b"a/."] {
+            let mut builder = Builder::new(0);
+            builder.begin_group(path, FIRST | LAST, 0);
+            assert!(Chunk::parse_untrusted(builder.finish()).is_err(), "{path:?}");
+        }
+    }
+}
