@@ -71,6 +71,9 @@ class Open(NamedTuple):
     group: bool = False
     force: bool = False
     max_delete: int | None = None
+    state: str | None = None
+    """The root of an initiating receiver before the session: one that is missing or empty wants everything, and its
+    sender calls ``want_all`` without further word, as it does when OPENED says so."""
     filters: list[bytes] = []  # noqa: RUF012 - a NamedTuple's default, never mutated
     ancestry: list[list[int]] = []  # noqa: RUF012
 
@@ -86,6 +89,8 @@ class Open(NamedTuple):
             check_bool(name, getattr(self, name))
         if self.max_delete is not None:
             check_uint("max_delete", self.max_delete)
+        if self.state is not None:
+            check_choice("state", self.state, ROOT_STATES)
         check_list("filters", self.filters, limits.FILTERS_MAX)
         for pattern in self.filters:
             check_path("filters", pattern, limits.TEXT_MAX)
