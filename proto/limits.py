@@ -24,7 +24,10 @@ HELLO_DEADLINE_S = 10.0
 """One deadline over a whole handshake, so that one byte a second does not hold a slot (CVE-2026-70464)."""
 
 FRAME_DEADLINE_S = 30.0
-"""A frame that was begun must end within this, on any link worth having."""
+"""A frame that was begun must end within this, and what its bytes take at FRAME_RATE_MIN."""
+
+FRAME_RATE_MIN = 4 << 10
+"""Bytes a second of the slowest link worth having, shared by a few connections."""
 
 PATH_MAX_BYTES = 64 << 10
 COMPONENT_MAX = 255

@@ -7,7 +7,7 @@ importing dataclasses would cost the CLI as much as the rest of its work.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 from proto.errors import RemoteProtocolError
 from proto.limits import TEXT_MAX, U64
@@ -17,9 +17,6 @@ Head = dict[str, Any]
 
 class Message(Protocol):
     """What every message class offers."""
-
-    _fields: ClassVar[tuple[str, ...]]
-    _field_defaults: ClassVar[dict[str, Any]]
 
     def validate(self) -> None:
         """Raise RemoteProtocolError when an invariant of this message does not hold."""

@@ -1,0 +1,184 @@
+"""Connections: frames over a byte stream.
+
+Over a Unix socket a payload is received straight into the memory that the crate will own, and sent from where it lies;
+over any other stream (the multiplexer's) it is copied once.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING, Any, Protocol
+
+import trio
+
+from proto import limits
+from proto.errors import RemoteProtocolError
+from proto.frame import FrameReader, encode_frame
+from proto.hello import Agreement, Hello, agree
+from proto.peer import PEER_MESSAGES
+from proto.schema import from_head_untrusted, registry, to_head
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from proto.frame import Payload
+    from proto.schema import Message, Registry
+
+try:
+    from agentd._core import Buffer
+
+    _allocate: Callable[[int], Payload] = Buffer
+except ImportError:  # a checkout whose crate is not built: everything but the engines works
+    _allocate = bytearray
+
+HELLO = registry(Hello)
+
+
+class ConnectionLost(trio.BrokenResourceError):
+    """The other side went away: the stream ended or broke, in the middle of a frame or between two."""
+
+
+class Connection:
+    """A bidirectional stream of messages with their payloads.
+
+    One task receives; any number send, one after the other.  ``sent`` and ``received`` count bytes, frames included.
+    ``agreement`` is what ``greet()`` found.
+    """
+
+    def __init__(self, stream: trio.abc.HalfCloseableStream, *, payload_max: int = limits.PAYLOAD_MAX) -> None:
+        self.agreement: Agreement | None = None
+        self.sent = 0
+        self.received = 0
+        self._stream = stream
+        self._pipe: _Pipe = _SocketPipe(stream.socket) if isinstance(stream, trio.SocketStream) else _AnyPipe(stream)
+        self._reader = FrameReader(payload_max, _allocate)
+        self._send_lock = trio.Lock()
+        self._cut = False
+        self._deadline: float | None = None
+
+    async def send(self, message: Message, payload: Payload | None = None) -> None:
+        """Send one frame.
+
+        Raises ConnectionLost, trio.ClosedResourceError, or LocalProtocolError for a head beyond its limit.  When it
+        is cancelled in the middle of a frame, the connection can send no more.
+        """
+        view = memoryview(b"" if payload is None else payload).cast("B")
+        head = encode_frame(to_head(message), len(view))
+        async with self._send_lock:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            if self._cut:
+                raise ConnectionLost("an earlier frame was cut short")
+            self._cut = True
+            await self._pipe.send_all(head, view)
+            self._cut = False
+        self.sent += len(head) + len(view)
+
+    async def receive(self, messages: Registry = PEER_MESSAGES) -> tuple[Any, Payload | None]:
+        """The next message and its payload, validated.  It is no checkpoint when one lies ready.
+
+        Raises RemoteProtocolError (a frame that takes too long included), ConnectionLost, trio.ClosedResourceError.
+        """
+        while (frame := self._reader.next_frame_untrusted()) is None:
+            await self._fill()
+        self._deadline = None
+        return from_head_untrusted(messages, frame.head), frame.payload
+
+    async def _fill(self) -> None:
+        """Wait for some bytes.  A frame that was begun gets a deadline, and more time for each byte that comes."""
+        if not self._reader.mid_frame:
+            count = await self._pipe.receive_into(self._reader.get_buffer())
+        else:
+            if self._deadline is None:
+                self._deadline = trio.current_time() + limits.FRAME_DEADLINE_S
+            count = -1
+            with trio.CancelScope(deadline=self._deadline):
+                count = await self._pipe.receive_into(self._reader.get_buffer())
+            if count < 0:
+                raise RemoteProtocolError("a frame was begun and does not end")
+            self._deadline += count / limits.FRAME_RATE_MIN
+        if count == 0:
+            raise ConnectionLost("the stream ended" + " in the middle of a frame" * self._reader.mid_frame)
+        self.received += count
+        self._reader.buffer_updated(count)
+
+    async def aclose(self) -> None:
+        """Close the stream; whoever waits on it gets trio.ClosedResourceError."""
+        await trio.aclose_forcefully(self._stream)
+
+
+async def greet(connection: Connection, ours: Hello) -> Agreement:
+    """Exchange hellos, under one deadline for all of it; the result is also ``connection.agreement``.
+
+    Raises SyncError ``incompatible``, RemoteProtocolError, or ConnectionLost when the other side is silent or gone.
+    """
+    with trio.move_on_after(limits.HELLO_DEADLINE_S):
+        await connection.send(ours)
+        theirs, payload = await connection.receive(HELLO)
+        if payload is not None:
+            raise RemoteProtocolError("hello has no payload")
+        connection.agreement = agree(ours, theirs)
+        return connection.agreement
+    raise ConnectionLost(f"no hello within {limits.HELLO_DEADLINE_S:.0f} s")
+
+
+class _Pipe(Protocol):
+    """What a connection needs of a stream."""
+
+    async def send_all(self, head: bytes, payload: memoryview) -> None:
+        """Send both."""
+
+    async def receive_into(self, buffer: memoryview) -> int:
+        """Wait for bytes; how many, 0 at the end."""
+
+
+class _SocketPipe:
+    """A socket: one system call for head and payload, and no copy of the payload."""
+
+    def __init__(self, socket: trio.socket.SocketType) -> None:
+        self._socket = socket
+
+    async def send_all(self, head: bytes, payload: memoryview) -> None:
+        try:
+            rest = await self._socket.sendmsg([head, payload]) - len(head)
+            while rest < len(payload):
+                if rest < 0:
+                    rest += await self._socket.sendmsg([head[rest:], payload])
+                else:
+                    rest += await self._socket.send(payload[rest:])
+        except OSError as e:
+            raise _translated(e) from None
+
+    async def receive_into(self, buffer: memoryview) -> int:
+        try:
+            return await self._socket.recv_into(buffer)
+        except OSError as e:
+            raise _translated(e) from None
+
+
+class _AnyPipe:
+    """Any other stream."""
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self._stream = stream
+
+    async def send_all(self, head: bytes, payload: memoryview) -> None:
+        try:
+            await self._stream.send_all(head)
+            if payload:
+                await self._stream.send_all(payload)
+        except trio.BrokenResourceError as e:
+            raise ConnectionLost(str(e)) from None
+
+    async def receive_into(self, buffer: memoryview) -> int:
+        try:
+            data = await self._stream.receive_some(len(buffer))
+        except trio.BrokenResourceError as e:
+            raise ConnectionLost(str(e)) from None
+        buffer[: len(data)] = data
+        return len(data)
+
+
+def _translated(error: OSError) -> trio.BrokenResourceError | trio.ClosedResourceError:
+    if error.errno == errno.EBADF:
+        return trio.ClosedResourceError("this connection was closed")
+    return ConnectionLost(error.strerror or str(error))
