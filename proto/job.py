@@ -1,0 +1,251 @@
+"""What a person asks for, and what comes of it: locations, options, jobs, and the events of one.
+
+Shared by the CLI that asks, the agent's control room that takes it in, and the sessions that do it.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from proto.errors import SyncError
+
+ROOT_MAX = 4095
+"""Bytes of a root's path: it is opened by name once, so the system's own limit holds."""
+
+HOST_MAX = 255
+EXCLUDE_MAX = 4096
+
+ENVIRONMENT = ("PWD", "SSH_AUTH_SOCK", "SSH_ASKPASS", "DISPLAY", "WAYLAND_DISPLAY", "KRB5CCNAME", "PATH")
+"""The part of the person's environment that travels with each request; PWD is the directory they are in."""
+
+PROBLEMS: dict[str, str] = {
+    "vanished": "vanished before it could be read",
+    "changed": "changed while it was read; sync again",
+    "unreadable": "could not be read",
+    "unreadable-directory": "directory could not be read; its destination is left as it is",
+    "write-failed": "could not be written",
+    "verify-failed": "did not verify; the destination keeps its old content",
+    "in-the-way": "something that may not be replaced is in its way",
+    "not-deleted": "could not be deleted",
+    "metadata": "mode, times or owner could not be set",
+    "bad-name": "its name is not possible at the destination",
+    "special": "special file, skipped",
+    "changed-there": "changed at the destination meanwhile; left as it is",
+}
+"""Problem code -> what happened, for people.  The numbers on the peer's wire are in docs/protocol.md, in this order."""
+
+
+class Location(NamedTuple):
+    """A root: a path on this machine (host None), or on an SSH destination.
+
+    A remote path that is not absolute is relative to the remote home; a ``~`` before it is left to the far side.
+    """
+
+    host: str | None
+    path: bytes
+
+    def __str__(self) -> str:
+        """For people and logs: control bytes escaped."""
+        return shown(format_location(self))
+
+
+class Options(NamedTuple):
+    """How a job goes about it."""
+
+    delete: bool = False
+    checksum: bool = False
+    dry_run: bool = False
+    itemize: bool = False
+    owner: bool = False
+    group: bool = False
+    force: bool = False
+    max_delete: int | None = None
+    excludes: tuple[bytes, ...] = ()
+
+
+class Job(NamedTuple):
+    """One sync of one root to another; at most one of them is remote."""
+
+    source: Location
+    destination: Location
+    options: Options = Options()
+    pair: str | None = None
+
+
+class Progress(NamedTuple):
+    """How far a job is: a phase's name and monotonic counters."""
+
+    phase: str
+    counters: dict[str, int]
+
+
+class Items(NamedTuple):
+    """Itemized changes: ``%i %n%L`` lines, each ended by NUL."""
+
+    payload: bytes
+
+
+class Problems(NamedTuple):
+    """Paths that did not make it: (path, code, errno or 0)."""
+
+    problems: list[tuple[bytes, str, int]]
+
+
+class Notice(NamedTuple):
+    """Something worth a line to the person, such as a link that was lost and is being made again."""
+
+    text: str
+
+
+JobEvent = Progress | Items | Problems | Notice
+
+
+class Outcome(NamedTuple):
+    """A finished job.  ``problems`` may be cut short, ``problem_count`` never is."""
+
+    stats: dict[str, int]
+    problems: list[tuple[bytes, str, int]]
+    problem_count: int
+    epochs: int
+    wire_sent: int
+    wire_received: int
+    seconds: float
+
+
+def parse_location(text: bytes) -> Location:
+    """``HOST:path``, ``user@host:path``, ``[v6]:path``, ``ssh://user@host:port/path``, or else a local path.
+
+    A colon after a slash is part of a path, so ``./a:b`` is local.  Trailing slashes are dropped.  ``host`` is in the
+    form that ssh takes as its destination.  Raises SyncError ``usage``.
+    """
+    if b"\0" in text:
+        raise SyncError("usage", f"a path cannot hold a NUL byte: {shown(text)}")
+    if text.startswith(b"ssh://"):
+        return _parse_url(text)
+    host, path = _split_host(text)
+    if host is None:
+        if not path:
+            raise SyncError("usage", "an empty path names nothing", "use . for the current directory")
+        return Location(None, _root(path, text))
+    if path.startswith(b":"):
+        raise SyncError("usage", f"{shown(text)}: rsync daemon modules are not supported", "use HOST:path, over ssh")
+    return Location(_host(host, text), _root(path, text))
+
+
+def format_location(location: Location) -> bytes:
+    """The text that parse_location() turns into ``location`` again."""
+    host, path = location
+    if host is None:
+        remote = path.startswith(b"ssh://") or _split_host(path)[0] is not None
+        return b"./" + path if remote else path
+    if host.startswith("ssh://"):
+        return host.encode() + (path if path.startswith(b"/") else b"/" + path)
+    user, at, name = host.rpartition("@")
+    return f"{user}{at}[{name}]:".encode() + path if ":" in name else f"{host}:".encode() + path
+
+
+_HARMFUL = frozenset((0x061C, 0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A)))
+
+
+def shown(name: bytes) -> str:
+    """``name`` as one line that is safe on a terminal: rsync's ``\\#ooo`` for every byte of what is no printable text.
+
+    Escaped are control characters (C0, DEL, C1), line separators, direction overrides and invalid UTF-8; and the
+    backslash of what would read like an escape.
+    """
+    if name.isascii() and b"\\" not in name:
+        text = name.decode("ascii")
+        if text.isprintable():
+            return text
+    out: list[str] = []
+    decoded = name.decode("utf-8", "surrogateescape")
+    for i, char in enumerate(decoded):
+        code = ord(char)
+        if 0xDC80 <= code <= 0xDCFF:
+            out.append(f"\\#{code - 0xDC00:03o}")
+        elif code < 0x20 or 0x7F <= code < 0xA0 or code in _HARMFUL:
+            out += [f"\\#{byte:03o}" for byte in char.encode()]
+        elif char == "\\" and _looks_escaped(decoded[i + 1 : i + 5]):
+            out.append("\\#134")
+        else:
+            out.append(char)
+    return "".join(out)
+
+
+def _looks_escaped(after: str) -> bool:
+    return len(after) == 4 and after[0] == "#" and all("0" <= digit <= "7" for digit in after[1:])
+
+
+def _split_host(text: bytes) -> tuple[bytes | None, bytes]:
+    """``text`` as (host or None, path); a v6 host keeps its brackets."""
+    head = text.split(b"/", 1)[0]
+    user, at, rest = head.partition(b"@")
+    start = len(user) + 1 if at and rest.startswith(b"[") else 0
+    if head[start : start + 1] == b"[":
+        end = text.find(b"]:", start)
+        if end > start and b"/" not in text[:end]:
+            return text[: end + 1], text[end + 2 :]
+        return None, text
+    host, colon, _ = head.partition(b":")
+    return (host, text[len(host) + 1 :]) if colon else (None, text)
+
+
+def _parse_url(text: bytes) -> Location:
+    authority, slash, path = text[len(b"ssh://") :].partition(b"/")
+    if not slash or not path:
+        raise SyncError("usage", f"{shown(text)}: names no path", "use ssh://HOST/path, or ssh://HOST/~/path")
+    user, at, name = authority.rpartition(b"@")
+    if name.startswith(b"["):
+        end = name.find(b"]")
+        name, port = (name[: end + 1], name[end + 1 :]) if end > 0 else (name, b"")
+        if port and not port.startswith(b":"):
+            raise SyncError("usage", f"{shown(text)}: ':' and a port may follow the address")
+        port = port[1:]
+    else:
+        name, _, port = name.partition(b":")
+    host = _host(user + at + name, text)
+    if port:
+        if not (port.isdigit() and len(port) <= 5 and 0 < int(port) < 65536):
+            raise SyncError("usage", f"{shown(text)}: the port is not a number from 1 to 65535")
+        host = f"ssh://{(user + at + name).decode()}:{int(port)}"
+    if path.startswith(b"~"):
+        return Location(host, _root(path, text))
+    return Location(host, _root(b"/" + path, text))
+
+
+_NOT_IN_HOSTS = frozenset("'\"`$\\;&<>|(){}*?!#,/")
+
+
+def _host(host: bytes, text: bytes) -> str:
+    """The SSH destination, checked: it becomes an argument of ssh and a word in its configuration."""
+    try:
+        name = host.decode()
+    except UnicodeDecodeError:
+        raise SyncError("usage", f"{shown(text)}: a host's name is UTF-8") from None
+    user, at, address = name.rpartition("@")
+    if not address or (at and not user):
+        raise SyncError("usage", f"{shown(text)}: the host is missing", "use HOST:path, or ./path for a local one")
+    if len(name) > HOST_MAX:
+        raise SyncError("usage", f"{shown(text)}: the host is longer than {HOST_MAX} characters")
+    if address.startswith("["):
+        address = address[1:-1]
+        if not address or not all(c in "0123456789abcdefABCDEF:." for c in address.partition("%")[0]):
+            raise SyncError("usage", f"{shown(text)}: between [ and ] belongs an IPv6 address")
+        if ":" not in address:
+            raise SyncError("usage", f"{shown(text)}: between [ and ] belongs an IPv6 address")
+    for part in (user, address):
+        bad = part.startswith("-") or any(
+            not c.isprintable() or c.isspace() or c in _NOT_IN_HOSTS or c in "[]" for c in part
+        )
+        if bad:
+            raise SyncError("usage", f"{shown(text)}: not a host's name", "a local path with a colon is ./a:b")
+    return user + at + address
+
+
+def _root(path: bytes, text: bytes) -> bytes:
+    stripped = path.rstrip(b"/") or path[:1]
+    if not stripped:
+        raise SyncError("usage", f"{shown(text)}: names no path", "HOST:~ is the home itself")
+    if len(stripped) > ROOT_MAX:
+        raise SyncError("usage", f"a path of {len(stripped)} bytes is too long, the limit is {ROOT_MAX}")
+    return stripped
