@@ -244,6 +244,8 @@ def _host(host: bytes, text: bytes) -> str:
 
 def _root(path: bytes, text: bytes) -> bytes:
     stripped = path.rstrip(b"/") or path[:1]
+    if stripped.startswith(b"//"):
+        stripped = b"/" + stripped.lstrip(b"/")
     if not stripped:
         raise SyncError("usage", f"{shown(text)}: names no path", "HOST:~ is the home itself")
     if len(stripped) > ROOT_MAX:
