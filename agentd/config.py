@@ -81,7 +81,9 @@ def parse(path: str, text: str) -> Config:
     try:
         raw = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as e:
-        raise SyncError("config", f"{path}: {escape_text(str(e))}", "this is not valid TOML") from None
+        said = re.fullmatch(r"(.*) \(at line (\d+), column \d+\)", str(e), re.DOTALL)
+        line, what = (int(said[2]), said[1]) if said else (text.count("\n") + 1, str(e))
+        raise SyncError("config", f"{path}:{line}: {escape_text(what)}", "this is not valid TOML") from None
     return _Reader(path, text).config(raw)
 
 

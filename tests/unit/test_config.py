@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentd.config import Config, ConfigFile, Host, Ssh, add_pair, load, parse, remove_pair
@@ -96,15 +96,15 @@ PAIR = '[pair.a]\nsource = "/a"\ndestination = "b:c"\n'
         (PAIR + "exclude = ['']", 4, ["exclude"]),
         (PAIR + "exclude = 'x'", 4, ["exclude"]),
         (PAIR + "\n[pair.b]\nsource = '/b'\ndestination = 'b:c'", 7, ["pair a"]),
-        ("x = ", 1, ["line 1"]),
+        ("x = ", 1, ["Invalid value"]),
+        ("# a\nx = \n", 2, ["Invalid value"]),
     ],
 )
 def test_errors_say_where_and_what(text: str, line: int, words: list[str]) -> None:
     with pytest.raises(SyncError) as e:
         parse("/c/config.toml", text)
     assert e.value.code == "config"
-    if words != ["line 1"]:
-        assert e.value.message.startswith(f"/c/config.toml:{line}: ")
+    assert e.value.message.startswith(f"/c/config.toml:{line}: ")
     for word in words:
         assert word in e.value.message
 
@@ -132,7 +132,7 @@ def test_remove_refuses_what_it_cannot_cut_out(tmp_path: Path) -> None:
     for text in (
         "[pair]\na = {source='/a', destination='b:c'}\n",
         "pair.a.source = '/a'\npair.a.destination = 'b:c'\n",
-        "[pair.z]\nsource = '''/z'''\ndestination = '''b:\n[pair.a]\nx'''\n[pair]\na.source='/a'\na.destination='b:c'\n",
+        "pair.a.source = '/a'\npair.a.destination = '''b:c\n[pair.a]\n'''\n",
     ):
         path.write_text(text)
         with pytest.raises(SyncError) as e:
@@ -191,6 +191,7 @@ def test_the_file_behind_a_symlink_is_changed_and_keeps_its_mode(tmp_path: Path)
 _TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=20)
 
 
+@settings(max_examples=40, deadline=None)
 @given(
     before=st.sampled_from(["", "# only a comment\n", FULL, FULL + "\n\n# end\n"]),
     source=_TEXT,
