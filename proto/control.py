@@ -34,6 +34,7 @@ EXCLUDES_MAX = limits.FILTERS_MAX
 # defaults of fields, never mutated
 _NO_BYTES: list[bytes] = []
 _NO_TEXT: list[str] = []
+_NO_ENV: dict[str, str] = {}
 
 
 class Run(NamedTuple):
@@ -42,7 +43,7 @@ class Run(NamedTuple):
     id: int
     source: bytes
     destination: bytes
-    env: dict[str, str]
+    env: dict[str, str] = _NO_ENV
     """Of the names in proto.job.ENVIRONMENT."""
     delete: bool = False
     checksum: bool = False
@@ -67,8 +68,8 @@ class Sync(NamedTuple):
     """Sync pairs: each target is a pair's name or a path that a pair's source holds; none means PWD's pair."""
 
     id: int
-    targets: list[bytes]
-    env: dict[str, str]
+    targets: list[bytes] = _NO_BYTES
+    env: dict[str, str] = _NO_ENV
     delete: bool = False
     checksum: bool = False
     dry_run: bool = False
@@ -440,6 +441,7 @@ class End(NamedTuple):
         check_uint("id", self.id, limits.U32)
 
 
+Request = Run | Sync | Cancel | Status | Stop | AddPair | RemovePair | ListPairs | Events
 CONTROL_REQUESTS: Registry = registry(Run, Sync, Cancel, Status, Stop, AddPair, RemovePair, ListPairs, Events)
 CONTROL_REPLIES: Registry = registry(
     Accepted, Progress, Items, Problems, Notice, Result, Error,
