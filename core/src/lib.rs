@@ -6,8 +6,13 @@ use pyo3::prelude::*;
 
 pub mod beneath;
 pub mod buffer;
+pub mod delta;
+pub mod filter;
 pub mod list;
+pub mod piece;
 pub mod record;
+pub mod rolling;
+pub mod signature;
 pub mod wake;
 
 pyo3::create_exception!(

@@ -1,0 +1,412 @@
+//! Block signatures of a basis file, and the BASIS payloads that carry them (docs/protocol.md).
+
+use crate::rolling;
+
+/// The shortest block in bytes.
+pub const BLOCK_MIN: u32 = 704;
+/// The longest block in bytes.
+pub const BLOCK_MAX: u32 = 128 << 10;
+/// Blocks of a signature: 20 bytes each, so what a peer can make us hold ends at 320 MiB, a basis of 2 TiB.
+pub const BLOCKS_MAX: u64 = 1 << 24;
+
+const BLOCK_UNIT: u32 = 64;
+const HEAD: usize = 9;
+const SIGNATURE_HEAD: usize = 52;
+const PIECES_HEAD: usize = 16;
+const KIND_SIGNATURE: u8 = 1;
+const KIND_PIECES: u8 = 2;
+
+/// A strong sum: the first half of a keyed BLAKE3 hash.
+pub type Strong = [u8; 16];
+
+/// The block length for a basis of `size` bytes: about its square root, so that signature and literals balance.
+pub fn block_len(size: u64) -> u32 {
+    let root = u32::try_from(size.isqrt()).unwrap_or(u32::MAX);
+    (root / BLOCK_UNIT * BLOCK_UNIT).clamp(BLOCK_MIN, BLOCK_MAX)
+}
+
+/// How many blocks of `block_len` bytes cover `size` bytes.
+pub fn block_count(size: u64, block_len: u32) -> u64 {
+    size.div_ceil(u64::from(block_len.max(1)))
+}
+
+/// The BLAKE3 key that a signature's 16 bytes stand for.
+pub fn expand_key(key: &[u8; 16]) -> [u8; 32] {
+    let mut expanded = [0; 32];
+    expanded[..16].copy_from_slice(key);
+    expanded[16..].copy_from_slice(key);
+    expanded
+}
+
+/// The strong sum of one block.
+pub fn strong(block: &[u8], key: &[u8; 32]) -> Strong {
+    first_half(blake3::keyed_hash(key, block))
+}
+
+/// The strong sum of a block that lies in two slices, one after the other.
+pub fn strong_of_two(first: &[u8], second: &[u8], key: &[u8; 32]) -> Strong {
+    if second.is_empty() {
+        return strong(first, key);
+    }
+    first_half(blake3::Hasher::new_keyed(key).update(first).update(second).finalize())
+}
+
+fn first_half(hash: blake3::Hash) -> Strong {
+    let mut half = [0; 16];
+    half.copy_from_slice(&hash.as_bytes()[..16]);
+    half
+}
+
+/// Weak and strong sums of the consecutive blocks of `data`, which begins at a block; the last one may be short.
+pub fn sign(data: &[u8], block_len: u32, key: &[u8; 32]) -> (Vec<u32>, Vec<Strong>) {
+    data.chunks(block_len.max(1) as usize)
+        .map(|block| (rolling::weak(block), strong(block, key)))
+        .unzip()
+}
+
+/// The whole signature of a basis.  `weak` and `strong` hold one sum for each of its blocks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Signature {
+    /// Bytes of the basis.
+    pub basis_size: u64,
+    /// Bytes of every block but the last.
+    pub block_len: u32,
+    /// What the strong sums are keyed with, twice.
+    pub key: [u8; 16],
+    /// Weak sums by block.
+    pub weak: Vec<u32>,
+    /// Strong sums by block.
+    pub strong: Vec<Strong>,
+}
+
+impl Signature {
+    /// Signs a basis that is in memory.
+    pub fn of(basis: &[u8], block_len: u32, key: [u8; 16]) -> Signature {
+        let (weak, strong) = sign(basis, block_len, &expand_key(&key));
+        Signature {
+            basis_size: basis.len() as u64,
+            block_len: block_len.max(1),
+            key,
+            weak,
+            strong,
+        }
+    }
+
+    /// Bytes of block `index`; 0 when there is no such block.
+    pub fn len_of(&self, index: u32) -> u32 {
+        let begin = u64::from(index) * u64::from(self.block_len);
+        self.basis_size.saturating_sub(begin).min(u64::from(self.block_len)) as u32
+    }
+}
+
+/// What a BASIS payload is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A part of a signature, for a `SignatureBuilder`.
+    Signature,
+    /// Pieces of a partial, for `pieces_untrusted`.
+    Pieces,
+}
+
+/// The file that a BASIS payload is about, as (chunk, index), and its kind.
+pub fn peek_untrusted(payload: &[u8]) -> Result<(u32, u32, Kind), &'static str> {
+    let (Some(chunk), Some(index), Some(kind)) = (u32_at(payload, 0), u32_at(payload, 4), payload.get(8)) else {
+        return Err("basis: truncated");
+    };
+    match *kind {
+        KIND_SIGNATURE => Ok((chunk, index, Kind::Signature)),
+        KIND_PIECES => Ok((chunk, index, Kind::Pieces)),
+        _ => Err("basis: unknown kind"),
+    }
+}
+
+/// Appends a BASIS payload: the part of the signature of file (chunk, index) that begins with block `first`.
+///
+/// `whole` says what the parts have in common; its own sums are not looked at.
+pub fn encode_part(
+    (chunk, index): (u32, u32),
+    whole: &Signature,
+    first: u32,
+    weak: &[u32],
+    strong: &[Strong],
+    last: bool,
+    out: &mut Vec<u8>,
+) {
+    debug_assert_eq!(weak.len(), strong.len());
+    out.reserve(SIGNATURE_HEAD + 20 * weak.len());
+    encode_head(chunk, index, KIND_SIGNATURE, out);
+    out.extend_from_slice(&whole.basis_size.to_le_bytes());
+    out.extend_from_slice(&whole.block_len.to_le_bytes());
+    out.extend_from_slice(&first.to_le_bytes());
+    out.extend_from_slice(&(weak.len() as u32).to_le_bytes());
+    out.extend_from_slice(&[u8::from(last), 0, 0, 0]);
+    out.extend_from_slice(&whole.key);
+    weak.iter().for_each(|sum| out.extend_from_slice(&sum.to_le_bytes()));
+    strong.iter().for_each(|sum| out.extend_from_slice(sum));
+}
+
+/// Appends a BASIS payload: the pieces that the receiver's partial of file (chunk, index) holds, with their hashes.
+pub fn encode_pieces((chunk, index): (u32, u32), pieces: &[(u32, [u8; 32])], out: &mut Vec<u8>) {
+    encode_head(chunk, index, KIND_PIECES, out);
+    out.extend_from_slice(&(pieces.len() as u32).to_le_bytes());
+    for (piece, hash) in pieces {
+        out.extend_from_slice(&piece.to_le_bytes());
+        out.extend_from_slice(hash);
+    }
+}
+
+fn encode_head(chunk: u32, index: u32, kind: u8, out: &mut Vec<u8>) {
+    out.extend_from_slice(&chunk.to_le_bytes());
+    out.extend_from_slice(&index.to_le_bytes());
+    out.extend_from_slice(&[kind, 0, 0, 0]);
+}
+
+/// The pieces in a BASIS payload of that kind, for a file of `pieces` pieces; ascending, so none is named twice.
+pub fn pieces_untrusted(payload: &[u8], pieces: u64) -> Result<Vec<(u32, [u8; 32])>, &'static str> {
+    if peek_untrusted(payload)?.2 != Kind::Pieces {
+        return Err("basis: not pieces");
+    }
+    reserved_untrusted(payload, HEAD)?;
+    let count = u32_at(payload, HEAD + 3).ok_or("basis: truncated")?;
+    let (rows, rest) = payload[PIECES_HEAD..].as_chunks::<36>();
+    if rows.len() as u64 != u64::from(count) || !rest.is_empty() {
+        return Err("basis: length");
+    }
+    let mut found: Vec<(u32, [u8; 32])> = Vec::with_capacity(rows.len());
+    for row in rows {
+        let mut hash = [0; 32];
+        hash.copy_from_slice(&row[4..]);
+        let piece = u32_at(row, 0).ok_or("basis: truncated")?;
+        if u64::from(piece) >= pieces || found.last().is_some_and(|&(before, _)| before >= piece) {
+            return Err("basis: piece out of range or order");
+        }
+        found.push((piece, hash));
+    }
+    Ok(found)
+}
+
+/// Puts the parts of one signature together, in order.
+#[derive(Debug, Default)]
+pub struct SignatureBuilder {
+    so_far: Option<Signature>,
+    finished: bool,
+}
+
+impl SignatureBuilder {
+    /// Nothing yet.
+    pub fn new() -> SignatureBuilder {
+        SignatureBuilder::default()
+    }
+
+    /// Takes the next BASIS payload of its file; the signature when it was the last one.  Useless after an error.
+    pub fn part_untrusted(&mut self, payload: &[u8]) -> Result<Option<Signature>, &'static str> {
+        if peek_untrusted(payload)?.2 != Kind::Signature {
+            return Err("basis: not a signature");
+        }
+        if self.finished {
+            return Err("basis: more after the last part");
+        }
+        let part = Part::untrusted(payload)?;
+        let whole = self.so_far.get_or_insert_with(|| Signature {
+            basis_size: part.basis_size,
+            block_len: part.block_len,
+            key: part.key,
+            weak: Vec::new(),
+            strong: Vec::new(),
+        });
+        if (whole.basis_size, whole.block_len, whole.key) != (part.basis_size, part.block_len, part.key) {
+            return Err("basis: parts differ");
+        }
+        if part.first as usize != whole.weak.len() {
+            return Err("basis: parts out of order");
+        }
+        let count = block_count(part.basis_size, part.block_len);
+        let after = u64::from(part.first) + part.weak.len() as u64;
+        if after > count || part.last != (after == count) {
+            return Err("basis: block count");
+        }
+        whole.weak.extend(part.weak.iter().map(|sum| u32::from_le_bytes(*sum)));
+        whole.strong.extend_from_slice(part.strong);
+        self.finished = part.last;
+        Ok(if part.last { self.so_far.take() } else { None })
+    }
+}
+
+struct Part<'a> {
+    basis_size: u64,
+    block_len: u32,
+    first: u32,
+    last: bool,
+    key: [u8; 16],
+    weak: &'a [[u8; 4]],
+    strong: &'a [Strong],
+}
+
+impl Part<'_> {
+    fn untrusted(payload: &[u8]) -> Result<Part<'_>, &'static str> {
+        let head = payload.first_chunk::<SIGNATURE_HEAD>().ok_or("basis: truncated")?;
+        reserved_untrusted(payload, HEAD)?;
+        reserved_untrusted(payload, 33)?;
+        let word = |at: usize| u32_at(head, at).ok_or("basis: truncated");
+        let (basis_size, block_len) = (u64::from(word(12)?) | u64::from(word(16)?) << 32, word(20)?);
+        if !(BLOCK_MIN..=BLOCK_MAX).contains(&block_len) || block_len % BLOCK_UNIT != 0 {
+            return Err("basis: block length");
+        }
+        if block_count(basis_size, block_len) > BLOCKS_MAX {
+            return Err("basis: too many blocks");
+        }
+        let last = match head[32] {
+            0 => false,
+            1 => true,
+            _ => return Err("basis: last"),
+        };
+        let blocks = word(28)? as usize;
+        let sums = &payload[SIGNATURE_HEAD..];
+        if blocks as u64 > BLOCKS_MAX || sums.len() != blocks * 20 {
+            return Err("basis: length");
+        }
+        if blocks == 0 && !last {
+            return Err("basis: a part without blocks");
+        }
+        let (weak, strong) = sums.split_at(blocks * 4);
+        let mut key = [0; 16];
+        key.copy_from_slice(&head[36..]);
+        Ok(Part {
+            basis_size,
+            block_len,
+            first: word(24)?,
+            last,
+            key,
+            weak: weak.as_chunks().0,
+            strong: strong.as_chunks().0,
+        })
+    }
+}
+
+fn reserved_untrusted(payload: &[u8], at: usize) -> Result<(), &'static str> {
+    match payload.get(at..at + 3) {
+        Some([0, 0, 0]) => Ok(()),
+        Some(_) => Err("basis: reserved bytes"),
+        None => Err("basis: truncated"),
+    }
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parts(whole: &Signature, blocks: usize) -> Vec<Vec<u8>> {
+        let count = whole.weak.len().div_ceil(blocks).max(1);
+        let part = |n: usize| {
+            let range = n * blocks..whole.weak.len().min((n + 1) * blocks);
+            let mut out = Vec::new();
+            let (weak, strong) = (&whole.weak[range.clone()], &whole.strong[range.clone()]);
+            encode_part(
+                (7, 9),
+                whole,
+                range.start as u32,
+                weak,
+                strong,
+                n + 1 == count,
+                &mut out,
+            );
+            out
+        };
+        (0..count).map(part).collect()
+    }
+
+    fn build(parts: &[Vec<u8>]) -> Result<Option<Signature>, &'static str> {
+        let mut builder = SignatureBuilder::new();
+        parts.iter().try_fold(None, |_, part| builder.part_untrusted(part))
+    }
+
+    #[test]
+    fn block_lengths_are_bounded_multiples_near_the_root() {
+        for (size, expected) in [
+            (0, 704),
+            (704 * 704, 704),
+            (1 << 20, 1024),
+            (64 << 20, 8192),
+            (1 << 30, 32768),
+        ] {
+            assert_eq!(block_len(size), expected);
+        }
+        assert_eq!((block_len(u64::MAX), block_len(1 << 34)), (131_072, 131_072));
+        assert_eq!(block_len(1_000_000_000), 31_616);
+    }
+
+    #[test]
+    fn parts_make_the_signature_again() {
+        for size in [0, 1, 703, 704, 705, 704 * 9, 704 * 9 + 1] {
+            let basis: Vec<u8> = (0..size).map(|n| (n % 251) as u8).collect();
+            let whole = Signature::of(&basis, 704, [3; 16]);
+            for blocks in [1, 2, 3, 100] {
+                let parts = parts(&whole, blocks);
+                assert_eq!(peek_untrusted(&parts[0]), Ok((7, 9, Kind::Signature)));
+                assert_eq!(build(&parts), Ok(Some(whole.clone())));
+            }
+        }
+    }
+
+    #[test]
+    fn signing_in_slices_is_signing_at_once() {
+        let basis: Vec<u8> = (0..10_000).map(|n| (n % 253) as u8).collect();
+        let (mut weak, mut strong) = sign(&basis[..704 * 4], 704, &[1; 32]);
+        let (more_weak, more_strong) = sign(&basis[704 * 4..], 704, &[1; 32]);
+        weak.extend(more_weak);
+        strong.extend(more_strong);
+        assert_eq!((weak, strong), sign(&basis, 704, &[1; 32]));
+    }
+
+    #[test]
+    fn broken_parts_are_refused() {
+        let whole = Signature::of(&[5; 704 * 4 + 3], 704, [3; 16]);
+        let good = parts(&whole, 2);
+        let broken = |part: usize, at: usize, bytes: &[u8]| {
+            let mut parts = good.clone();
+            parts[part][at..at + bytes.len()].copy_from_slice(bytes);
+            build(&parts).err()
+        };
+        assert_eq!(broken(0, 8, &[3]), Some("basis: unknown kind"));
+        assert_eq!(broken(0, 9, &[1]), Some("basis: reserved bytes"));
+        assert_eq!(broken(1, 12, &[9]), Some("basis: parts differ"));
+        assert_eq!(broken(0, 12, &[0xff; 8]), Some("basis: too many blocks"));
+        for bad in [0u32, 703, 705, 640, 131_136, u32::MAX] {
+            assert_eq!(broken(0, 20, &bad.to_le_bytes()), Some("basis: block length"));
+        }
+        assert_eq!(broken(1, 24, &[1]), Some("basis: parts out of order"));
+        assert_eq!(broken(1, 28, &[1]), Some("basis: length"));
+        assert_eq!(broken(1, 28, &[0xff; 4]), Some("basis: length"));
+        assert_eq!(broken(0, 32, &[1]), Some("basis: block count"));
+        assert_eq!(broken(2, 32, &[0]), Some("basis: block count"));
+        assert_eq!(broken(0, 32, &[2]), Some("basis: last"));
+        assert_eq!(
+            build(&[good.clone(), good.clone()].concat()).err(),
+            Some("basis: more after the last part")
+        );
+        for cut in 0..good[0].len() {
+            assert!(build(&[good[0][..cut].to_vec()]).is_err());
+        }
+    }
+
+    #[test]
+    fn pieces_come_back_in_order_or_not_at_all() {
+        let rows = [(1, [1; 32]), (4, [4; 32])];
+        let mut payload = Vec::new();
+        encode_pieces((7, 9), &rows, &mut payload);
+        assert_eq!(peek_untrusted(&payload), Ok((7, 9, Kind::Pieces)));
+        assert_eq!(pieces_untrusted(&payload, 5), Ok(rows.to_vec()));
+        assert!(pieces_untrusted(&payload, 4).is_err());
+        assert!(SignatureBuilder::new().part_untrusted(&payload).is_err());
+        for cut in 0..payload.len() {
+            assert!(pieces_untrusted(&payload[..cut], 5).is_err());
+        }
+        payload.clear();
+        encode_pieces((7, 9), &[rows[1], rows[0]], &mut payload);
+        assert!(pieces_untrusted(&payload, 5).is_err());
+    }
+}
