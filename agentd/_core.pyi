@@ -131,7 +131,8 @@ class Receiver:
     ) -> None: ...
 
     state: str
-    """The root before the session: "missing", "empty", "directory" or "file"."""
+    """What to tell the sender of the root as it was before: "missing" or "empty" (everything is wanted, and no WANT is
+    sent), "directory" or "file".  A dry run and a single file with a partial say "directory"."""
 
     def list_untrusted(self, n: int, payload: Buffer) -> None:
         """LIST chunk ``n``."""
@@ -158,13 +159,21 @@ class Receiver:
         put back what was moved aside; idempotent.  Call it off the event loop."""
 
 def unpack_problems_untrusted(payload: Buffer | bytes) -> list[tuple[bytes, str, int]]:
-    """PROBLEMS as (path, code, errno) triples; codes: docs/protocol.md."""
+    """PROBLEMS as (path, code, errno) triples; a Buffer is left empty.
+
+    Codes: "vanished", "changed", "unreadable", "unreadable-directory", "write", "verify", "in-the-way",
+    "not-deleted", "metadata", "name", "special", "changed-here".
+    """
 
 def roots_overlap(root: bytes) -> list[tuple[int, int]]:
     """(device, inode) of ``root`` (or its nearest existing ancestor) and every ancestor up to "/"."""
 
-def sweep(root: bytes, temp_tag: str) -> int:
-    """Remove this agent's temporary files below ``root``, those of partials too; how many there were."""
+def sweep(root: bytes, temp_tag: str, partial_min: int) -> int:
+    """Clear up below ``root`` (or beside it, when it is a file) after this agent's killed sessions.
+
+    Temporary files go, partials of at least ``partial_min`` bytes stay, what was moved aside is put back where its
+    place is free.  How many names were dealt with.  Raises OSError when the root cannot be opened.
+    """
 
 def hash_file(path: bytes) -> bytes:
     """BLAKE3 of a regular file."""

@@ -17,6 +17,8 @@ use std::sync::{Arc, Mutex};
 use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid};
 use rustix::io::Errno;
 
+/// Bytes read at a time to be hashed.
+const STRETCH: usize = 1 << 20;
 /// The kernel takes paths below 4,096 bytes; longer ones are opened in parts.
 const PART_MAX: usize = 4000;
 /// How often a lookup that lost a race with a rename (EAGAIN) is tried before it goes component by component.
@@ -79,6 +81,28 @@ impl Root {
     pub fn open(path: &[u8]) -> io::Result<Self> {
         let fd = rustix::fs::open(path, dir_flags() & !OFlags::NOFOLLOW, Mode::empty())?;
         Ok(Self { fd })
+    }
+
+    /// A root by its open directory.
+    pub fn from_fd(fd: OwnedFd) -> Self {
+        Self { fd }
+    }
+
+    /// What a time becomes when the root's file system stores it; leaves no trace, and fails where that is impossible.
+    pub fn probe_time(&self, mtime_s: i64, mtime_ns: u32) -> io::Result<(i64, u32)> {
+        #[cfg(target_os = "linux")]
+        {
+            let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+            let fd = rustix::fs::openat(&self.fd, ".", flags, Mode::RUSR | Mode::WUSR)?;
+            set_mtime(&fd, mtime_s, mtime_ns)?;
+            let meta = stat(&fd)?;
+            Ok((meta.mtime_s, meta.mtime_ns))
+        }
+        #[cfg(not(target_os = "linux"))]
+        {
+            let _ = (mtime_s, mtime_ns);
+            Err(io::ErrorKind::Unsupported.into())
+        }
     }
 
     /// The root's handle.
@@ -468,6 +492,33 @@ pub fn join(dir: &[u8], name: &[u8]) -> Vec<u8> {
     }
     path.extend_from_slice(name);
     path
+}
+
+/// A path's directory and last component.
+pub fn split(path: &[u8]) -> (&[u8], &[u8]) {
+    match path.iter().rposition(|&b| b == b'/') {
+        Some(at) => (&path[..at], &path[at + 1..]),
+        None => (b"", path),
+    }
+}
+
+/// BLAKE3 of an open file, read in stretches.
+pub fn hash_file(file: &OwnedFd) -> io::Result<[u8; 32]> {
+    let mut hasher = blake3::Hasher::new();
+    let mut buf = crate::buffer::take(STRETCH);
+    buf.resize(STRETCH, 0);
+    loop {
+        match rustix::io::read(file, &mut buf[..]) {
+            Ok(0) => break,
+            Ok(n) => {
+                hasher.update(&buf[..n]);
+            }
+            Err(Errno::INTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    crate::buffer::give(buf);
+    Ok(*hasher.finalize().as_bytes())
 }
 
 #[cfg(test)]

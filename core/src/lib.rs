@@ -10,9 +10,12 @@ pub mod delta;
 pub mod filter;
 pub mod list;
 pub mod piece;
+mod receiver;
 pub mod record;
 pub mod rolling;
 pub mod signature;
+pub mod temp;
+mod tools;
 pub mod wake;
 
 pyo3::create_exception!(
@@ -34,6 +37,11 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("PeerViolation", module.py().get_type::<PeerViolation>())?;
     module.add("EngineClosed", module.py().get_type::<EngineClosed>())?;
     module.add_class::<buffer::Buffer>()?;
+    module.add_class::<receiver::Receiver>()?;
+    module.add_function(wrap_pyfunction!(tools::unpack_problems_untrusted, module)?)?;
+    module.add_function(wrap_pyfunction!(tools::roots_overlap, module)?)?;
+    module.add_function(wrap_pyfunction!(tools::sweep, module)?)?;
+    module.add_function(wrap_pyfunction!(tools::hash_file, module)?)?;
     module.add_function(wrap_pyfunction!(version, module)?)?;
     Ok(())
 }

@@ -1,0 +1,335 @@
+//! The generator: takes file-list chunks in order, makes directories and symlinks, and says what else to send.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use super::dirs::{Dirs, Here, Parts};
+use super::entries::At;
+use super::outbox::add;
+use super::queue::Input;
+use super::state::{Pending, Place};
+use super::{Before, Shared, problem};
+use crate::beneath::{self, Handles, Root, join, lock};
+use crate::list::{self, Chunk, DIRECTORY, Entry, Group, REGULAR};
+
+/// Why a chunk was not finished: the reason was given to `Shared::fail`.
+pub struct Stop;
+
+/// One step of it.
+pub type Step<T> = Result<T, Stop>;
+
+/// Runs until the list has ended or the session stops.
+pub fn run(shared: &Shared) {
+    let mut generator = Generator {
+        shared,
+        next: 0,
+        entries: 0,
+        hasher: blake3::Hasher::new(),
+    };
+    while let Some(input) = shared.queue.next_input(|| shared.stopped()) {
+        let begun = Instant::now();
+        let step = match input {
+            Input::Chunk(n, data) => generator.chunk(n, data),
+            Input::End(chunks, entries, hash) => generator.end(chunks, entries, hash),
+        };
+        add(&shared.counters.compare_ns, begun.elapsed().as_nanos() as u64);
+        if step.is_err() {
+            return;
+        }
+    }
+}
+
+/// The thread's state.
+pub struct Generator<'a> {
+    pub(super) shared: &'a Shared,
+    next: u32,
+    entries: u64,
+    hasher: blake3::Hasher,
+}
+
+/// What a chunk's comparison found.
+#[derive(Default)]
+pub struct Found {
+    pub wanted: Vec<(u32, Place)>,
+    /// Wanted entries with a basis, and the partial to use where there is one.
+    pub basis: Vec<(u32, Option<Vec<u8>>)>,
+}
+
+impl Generator<'_> {
+    pub(super) fn violation<T>(&self, what: &str) -> Step<T> {
+        self.shared.violation(what);
+        Err(Stop)
+    }
+
+    fn chunk(&mut self, n: u32, data: Vec<u8>) -> Step<()> {
+        let shared = self.shared;
+        if n != self.next {
+            return self.violation("file-list chunks out of order");
+        }
+        self.hasher.update(&data);
+        let chunk = Chunk::parse_untrusted(data).or_else(|what| self.violation(what))?;
+        if n == 0 {
+            self.begin(&chunk)?;
+        } else if chunk.flags() & list::SINGLE != 0 {
+            return self.violation("a second chunk for a single file");
+        }
+        self.next += 1;
+        self.entries += chunk.entries() as u64;
+        add(&shared.counters.listed, chunk.entries() as u64);
+        let mut found = Found::default();
+        let mut numbers = Vec::with_capacity(chunk.groups().len());
+        {
+            let mut dirs = lock(&shared.dirs);
+            for (at, group) in chunk.groups().iter().enumerate() {
+                numbers.push(self.group(&mut dirs, &chunk, n == 0 && at == 0, group, &mut found)?);
+            }
+        }
+        add(&shared.counters.compared, chunk.entries() as u64);
+        self.announce(n, chunk, numbers, found);
+        Ok(())
+    }
+
+    /// Says WANT, and hands the chunk to the workers or forgets it.
+    fn announce(&self, n: u32, chunk: Chunk, numbers: Vec<u32>, found: Found) {
+        let shared = self.shared;
+        if !shared.wants_all {
+            let width = chunk.entries().div_ceil(8);
+            let mut payload = vec![0; 2 * width];
+            for (i, _) in &found.wanted {
+                payload[*i as usize >> 3] |= 1 << (i & 7);
+            }
+            for (i, _) in &found.basis {
+                payload[width + (*i as usize >> 3)] |= 1 << (i & 7);
+            }
+            shared.out.event(("want", n, Some(payload)));
+        }
+        let wanted = found.wanted.len() as u64;
+        if wanted == 0 {
+            shared.out.forget(n, chunk.len() as u64);
+        } else {
+            add(&shared.counters.wanted_files, wanted);
+            let bytes = found.wanted.iter().map(|&(i, _)| chunk.entry(i).size).sum();
+            add(&shared.counters.wanted_bytes, bytes);
+            let dirs = lock(&shared.dirs);
+            let touched = numbers
+                .iter()
+                .map(|&d| Arc::clone(&dirs.list[d as usize].touched))
+                .collect();
+            drop(dirs);
+            let pending = Arc::new(Pending::new(n, chunk, touched, &found.wanted));
+            lock(&shared.pending).insert(n, pending);
+        }
+        shared.queue.compared(n, wanted);
+        for (i, partial) in found.basis {
+            shared.queue.basis(n, i, partial);
+        }
+    }
+
+    fn end(&mut self, chunks: u32, entries: u64, hash: [u8; 32]) -> Step<()> {
+        if chunks != self.next || entries != self.entries || *self.hasher.finalize().as_bytes() != hash {
+            return self.violation("the file list does not match its end");
+        }
+        if self.next == 0 {
+            return self.violation("a file list without a root");
+        }
+        let unfinished = lock(&self.shared.dirs)
+            .list
+            .iter()
+            .any(|d| d.parts != Parts::All && d.complete);
+        if unfinished && self.shared.single.get().is_none() {
+            return self.violation("the file list ended before all its directories did");
+        }
+        self.shared.counters.list_done.store(1, Ordering::Release);
+        self.shared.queue.ended().or_else(|what| self.violation(what))
+    }
+
+    /// Chunk 0 says what the source is: finds or makes the root that corresponds to it.
+    fn begin(&self, chunk: &Chunk) -> Step<()> {
+        let shared = self.shared;
+        let single = chunk.flags() & list::SINGLE != 0;
+        let Some(group) = chunk
+            .groups()
+            .first()
+            .filter(|g| g.entries > 0 && chunk.path(g).is_empty())
+        else {
+            return self.violation("a file list that does not begin with its root");
+        };
+        let first = chunk.entry(group.start);
+        let fits = if single {
+            chunk.entries() == 1 && first.kind == REGULAR && !first.name.is_empty()
+        } else {
+            first.kind == DIRECTORY && first.name.is_empty()
+        };
+        if !fits {
+            return self.violation("a root of the wrong kind");
+        }
+        let made = self.root(single);
+        match made {
+            Ok(handles) => {
+                let _ = shared.granule.set(handles.as_ref().map_or(1, |h| granule(h.root())));
+                let _ = shared.handles.set(handles);
+                Ok(())
+            }
+            Err((code, e)) => {
+                shared.fail(
+                    code,
+                    &shared.root_path,
+                    e.raw_os_error().unwrap_or(0),
+                    "opening the destination",
+                );
+                Err(Stop)
+            }
+        }
+    }
+
+    fn root(&self, single: bool) -> Result<Option<Handles>, (&'static str, io::Error)> {
+        let shared = self.shared;
+        let kind_error = |errno| ("destination-type", io::Error::from_raw_os_error(errno));
+        let open_error = |e: io::Error| {
+            let code = match e.raw_os_error() {
+                Some(libc::EROFS) => "destination-read-only",
+                Some(libc::ENOSPC | libc::EDQUOT) => "destination-full",
+                _ => "destination-unwritable",
+            };
+            (code, e)
+        };
+        let parent = |fd: &std::os::fd::OwnedFd| fd.try_clone().map(Root::from_fd);
+        match &shared.before {
+            Before::Directory(_) if single => Err(kind_error(libc::EISDIR)),
+            Before::File(..) if !single => Err(kind_error(libc::ENOTDIR)),
+            Before::Missing(fd, name) | Before::File(fd, name) if single => {
+                let _ = shared.single.set(name.clone());
+                Ok(Some(Handles::new(parent(fd).map_err(open_error)?)))
+            }
+            Before::Missing(..) if shared.options.dry_run => Ok(None),
+            Before::Missing(fd, name) => {
+                beneath::mkdir_at(fd, name).map_err(open_error)?;
+                let root = beneath::open_dir_at(fd, name).map_err(open_error)?;
+                Ok(Some(Handles::new(Root::from_fd(root))))
+            }
+            _ => Ok(Some(Handles::new(Root::open(&shared.root_path).map_err(open_error)?))),
+        }
+    }
+
+    fn group(&self, dirs: &mut Dirs, chunk: &Chunk, root: bool, group: &Group, found: &mut Found) -> Step<u32> {
+        let path = chunk.path(group).to_vec();
+        let mut from = group.start;
+        if root {
+            let mut entry = chunk.entry(group.start);
+            if self.shared.single.get().is_some() {
+                // The parent's own metadata are not ours to set.
+                entry.kind = DIRECTORY;
+                let _ = dirs.add(b"", &entry, Here::Existing, false);
+            } else {
+                self.root_entry(dirs, &entry);
+                from += 1;
+            }
+        }
+        let Some(number) = dirs.find(&path) else {
+            return self.violation("a directory that was not listed");
+        };
+        self.part(dirs, number, group)?;
+        let here = dirs.list[number as usize].here;
+        let fd = match here {
+            Here::New | Here::Existing => match self.shared.handles().and_then(|h| h.dir(&path)) {
+                Ok(fd) => Some(fd),
+                Err(e) => {
+                    dirs.list[number as usize].here = Here::Blocked;
+                    self.shared.trouble(problem::WRITE, &path, &e);
+                    None
+                }
+            },
+            _ => None,
+        };
+        let whole = group.flags & (list::FIRST | list::LAST) == list::FIRST | list::LAST;
+        self.duplicates(dirs, number, chunk, from, group, whole)?;
+        for i in from..group.start + group.entries {
+            if self.shared.stopped() {
+                return Err(Stop);
+            }
+            let entry = self.renamed(chunk.entry(i));
+            let place = At {
+                dir: number,
+                fd: fd.as_deref(),
+                path: join(&path, entry.name),
+            };
+            self.entry(dirs, i, &entry, &place, found)?;
+        }
+        if group.flags & list::LAST != 0 {
+            self.close(&mut dirs.list[number as usize], fd.as_deref());
+        }
+        if group.flags & list::INCOMPLETE != 0 {
+            dirs.list[number as usize].complete = false;
+            let out = &self.shared.out;
+            out.problem(&self.shared.counters, problem::UNREADABLE_DIR, group.errno, &path);
+        }
+        Ok(number)
+    }
+
+    /// A single file has the destination's name, not the source's.
+    fn renamed<'b>(&'b self, mut entry: Entry<'b>) -> Entry<'b> {
+        if let Some(name) = self.shared.single.get() {
+            entry.name = name;
+        }
+        entry
+    }
+
+    /// Checks the order of a directory's parts, and reads its names at the destination before the first.
+    fn part(&self, dirs: &mut Dirs, number: u32, group: &Group) -> Step<()> {
+        let dir = &mut dirs.list[number as usize];
+        let first = group.flags & list::FIRST != 0;
+        if first != (dir.parts == Parts::None) || dir.parts == Parts::All {
+            return self.violation("a directory's parts out of order");
+        }
+        dir.parts = if group.flags & list::LAST != 0 {
+            Parts::All
+        } else {
+            Parts::Some
+        };
+        if first && dir.here == Here::Existing {
+            self.enter(dir);
+        }
+        Ok(())
+    }
+
+    fn duplicates(
+        &self,
+        dirs: &mut Dirs,
+        number: u32,
+        chunk: &Chunk,
+        from: u32,
+        group: &Group,
+        whole: bool,
+    ) -> Step<()> {
+        let mut names = (from..group.start + group.entries).map(|i| chunk.entry(i).name);
+        let doubled = if whole {
+            let mut sorted: Vec<&[u8]> = names.collect();
+            sorted.sort_unstable();
+            sorted.windows(2).any(|pair| pair[0] == pair[1])
+        } else {
+            let listed = &mut dirs.list[number as usize].listed;
+            names.any(|name| !listed.insert(name.into()))
+        };
+        if doubled {
+            return self.violation("a name that is listed twice");
+        }
+        Ok(())
+    }
+}
+
+/// The coarsest of the usual steps in which the root's file system stores times, in ns; 1 when it cannot be told
+/// without leaving a trace.
+fn granule(root: &Root) -> u32 {
+    const ODD: (i64, u32) = (1_234_567_891, 987_654_321);
+    let Ok(stored) = root.probe_time(ODD.0, ODD.1) else {
+        return 1;
+    };
+    let stored_ns = i128::from(stored.0) * 1_000_000_000 + i128::from(stored.1);
+    let asked_ns = i128::from(ODD.0) * 1_000_000_000 + i128::from(ODD.1);
+    [1, 100, 1_000, 1_000_000, 10_000_000, 1_000_000_000, 2_000_000_000]
+        .into_iter()
+        .find(|&g| asked_ns - asked_ns.rem_euclid(i128::from(g)) == stored_ns)
+        .unwrap_or(1)
+}

@@ -1,0 +1,103 @@
+//! An existing directory at the destination: its names before its entries are compared, what is left of them after.
+
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::Ordering;
+
+use super::compare::Generator;
+use super::dirs::{Dir, Here};
+use super::problem;
+use crate::beneath::{self, split};
+use crate::temp::{self, Kind};
+
+impl Generator<'_> {
+    /// Reads the names of an existing directory, making it accessible when it is not and we may.
+    pub(super) fn enter(&self, dir: &mut Dir) {
+        let shared = self.shared;
+        let read = |dir: &mut Dir| -> io::Result<()> {
+            let fd = shared.handles()?.root().open_dir(&dir.path)?;
+            dir.unlisted.clear();
+            beneath::each_name(&fd, |name| {
+                dir.unlisted.insert(name.into());
+            })?;
+            self.our_names(dir, &fd);
+            Ok(())
+        };
+        let mut result = read(dir);
+        if let Err(e) = &result
+            && e.raw_os_error() == Some(libc::EACCES)
+            && !shared.options.dry_run
+            && !dir.path.is_empty()
+            && self.open_up(&dir.path).is_ok()
+        {
+            dir.touched.store(true, Ordering::Release);
+            result = read(dir);
+        }
+        if let Err(e) = result {
+            dir.here = Here::Blocked;
+            dir.complete = false;
+            shared.trouble(problem::WRITE, &dir.path, &e);
+        }
+    }
+
+    /// Gives the owner access to a directory; its mode is set again at the end.
+    fn open_up(&self, path: &[u8]) -> io::Result<()> {
+        let (parent, name) = split(path);
+        let handles = self.shared.handles()?;
+        let parent = handles.dir(parent)?;
+        let meta = beneath::stat_at(&*parent, name)?;
+        beneath::chmod_at(&*parent, name, meta.mode | 0o700)
+    }
+
+    /// Takes agents' own files out of the names: other agents' are left alone, our partials are kept for their files,
+    /// and what a session that was killed had moved aside is put back.
+    fn our_names(&self, dir: &mut Dir, fd: &OwnedFd) {
+        let shared = self.shared;
+        let ours: Vec<Box<[u8]>> = dir
+            .unlisted
+            .iter()
+            .filter(|n| temp::parse(n).is_some())
+            .cloned()
+            .collect();
+        for name in ours {
+            match shared.namer.own(&name) {
+                None => {
+                    dir.unlisted.remove(&name);
+                }
+                // The parent of a single file may be another session's root: only that file's are touched there.
+                Some((_, stem)) if shared.single.get().is_some_and(|single| temp::stem(single) != stem) => {}
+                Some((Kind::Temp, stem)) => {
+                    dir.unlisted.remove(&name);
+                    if !shared.options.dry_run
+                        && let Some(older) = dir.partials.insert(stem.into(), name.to_vec())
+                    {
+                        let _ = beneath::unlink_at(fd, &older);
+                    }
+                }
+                Some((Kind::Aside, stem)) => {
+                    if !shared.options.dry_run && beneath::rename_new_at(fd, &name, stem).is_ok() {
+                        dir.unlisted.remove(&name);
+                        dir.unlisted.insert(stem.into());
+                    }
+                }
+            }
+        }
+    }
+
+    /// The last part of a directory came: partials that fit nothing go; what was not listed is extra.
+    pub(super) fn close(&self, dir: &mut Dir, fd: Option<&OwnedFd>) {
+        dir.listed = HashSet::new();
+        if let Some(fd) = fd {
+            for temp in dir.partials.values() {
+                if beneath::unlink_at(fd, temp).is_ok() {
+                    dir.touched.store(true, Ordering::Release);
+                }
+            }
+        }
+        dir.partials = HashMap::new();
+        if !self.shared.options.delete || self.shared.single.get().is_some() {
+            dir.unlisted = HashSet::new();
+        }
+    }
+}

@@ -1,0 +1,321 @@
+//! The generator's decisions: what an entry of the list means for what is in its place.
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+use super::compare::{Found, Generator, Step};
+use super::dirs::{Dirs, Here};
+use super::itemize::{self, Differs};
+use super::outbox::add;
+use super::state::Place;
+use super::{Aside, Before, finish, problem};
+use crate::beneath::{self, Meta, hash_file, lock, split};
+use crate::list::{DIRECTORY, Entry, OTHER, REGULAR, SYMLINK, UNREADABLE};
+use crate::piece::PIECE;
+use crate::temp::{self, Kind};
+
+/// Where an entry is at the destination.
+pub struct At<'a> {
+    /// Its directory's number.
+    pub dir: u32,
+    /// Its directory's handle; None when there is none (dry run).
+    pub fd: Option<&'a OwnedFd>,
+    /// Its path below the root.
+    pub path: Vec<u8>,
+}
+
+impl Generator<'_> {
+    pub(super) fn root_entry(&self, dirs: &mut Dirs, entry: &Entry<'_>) {
+        let shared = self.shared;
+        let missing = matches!(shared.before, Before::Missing(..));
+        let here = match (missing, shared.options.dry_run) {
+            (true, true) => Here::Absent,
+            (true, false) => Here::New,
+            (false, _) => Here::Existing,
+        };
+        let mut differs = Differs::default();
+        if let (Here::Existing, Ok(handles)) = (here, shared.handles())
+            && let Ok(meta) = beneath::stat(handles.root().fd())
+        {
+            differs = self.attributes(entry, &meta);
+        }
+        if missing {
+            add(&shared.counters.dirs, 1);
+        }
+        if missing || differs.any() {
+            self.item(if missing { b'c' } else { b'.' }, b"", entry, missing, differs);
+        }
+        let _ = dirs.add(b"", entry, here, differs.any());
+    }
+
+    pub(super) fn entry(&self, dirs: &mut Dirs, i: u32, entry: &Entry<'_>, at: &At<'_>, found: &mut Found) -> Step<()> {
+        let shared = self.shared;
+        let dir = &mut dirs.list[at.dir as usize];
+        let listed_here = dir.unlisted.remove(entry.name);
+        if dir.here == Here::Blocked {
+            if entry.kind == DIRECTORY && dirs.add(&at.path, entry, Here::Blocked, false).is_none() {
+                return self.violation("a directory that is listed twice");
+            }
+            return Ok(());
+        }
+        let meta = match at.fd {
+            Some(fd) if listed_here => match beneath::stat_at(fd, entry.name) {
+                Ok(meta) => Some(meta),
+                Err(e) if e.raw_os_error() == Some(libc::ENOENT) => None,
+                Err(e) => {
+                    shared.trouble(problem::WRITE, &at.path, &e);
+                    return Ok(());
+                }
+            },
+            _ => None,
+        };
+        match entry.kind {
+            DIRECTORY => self.directory(dirs, entry, at, meta),
+            REGULAR => {
+                self.regular(dirs, i, entry, at, meta, found);
+                Ok(())
+            }
+            SYMLINK => {
+                self.symlink(dirs, entry, at, meta);
+                Ok(())
+            }
+            OTHER => {
+                add(&shared.counters.skipped, 1);
+                Ok(())
+            }
+            _ => {
+                debug_assert_eq!(entry.kind, UNREADABLE);
+                shared
+                    .out
+                    .problem(&shared.counters, problem::UNREADABLE, libc::EACCES, &at.path);
+                Ok(())
+            }
+        }
+    }
+
+    fn directory(&self, dirs: &mut Dirs, entry: &Entry<'_>, at: &At<'_>, meta: Option<Meta>) -> Step<()> {
+        let shared = self.shared;
+        let existing = meta.filter(|m| m.kind == DIRECTORY);
+        let (here, differs) = match existing {
+            Some(meta) => {
+                let differs = self.attributes(entry, &meta);
+                if differs.any() {
+                    self.item(b'.', &at.path, entry, false, differs);
+                }
+                (Here::Existing, differs.any())
+            }
+            None => {
+                let here = match at.fd {
+                    Some(fd) if !shared.options.dry_run => match self.make(fd, entry.name, at, meta) {
+                        Ok(()) => Here::New,
+                        Err(e) => {
+                            shared.trouble(problem::WRITE, &at.path, &e);
+                            Here::Blocked
+                        }
+                    },
+                    _ => Here::Absent,
+                };
+                if here != Here::Blocked {
+                    add(&shared.counters.dirs, 1);
+                    dirs.touch(at.dir);
+                    self.item(b'c', &at.path, entry, true, Differs::default());
+                }
+                (here, false)
+            }
+        };
+        if dirs.add(&at.path, entry, here, differs).is_none() {
+            return self.violation("a directory that is listed twice");
+        }
+        Ok(())
+    }
+
+    /// Makes a directory; what is in its way is moved aside until the session finishes.
+    fn make(&self, fd: &OwnedFd, name: &[u8], at: &At<'_>, meta: Option<Meta>) -> io::Result<()> {
+        let shared = self.shared;
+        if meta.is_none() {
+            return beneath::mkdir_at(fd, name);
+        }
+        let aside = shared.namer.name(Kind::Aside, name);
+        beneath::rename_new_at(fd, name, &aside)?;
+        if let Err(e) = beneath::mkdir_at(fd, name) {
+            beneath::rename_new_at(fd, &aside, name)?;
+            return Err(e);
+        }
+        let dir = split(&at.path).0.to_vec();
+        let name = name.to_vec();
+        lock(&shared.asides).push(Aside { dir, name, aside });
+        Ok(())
+    }
+
+    fn regular(&self, dirs: &mut Dirs, i: u32, entry: &Entry<'_>, at: &At<'_>, meta: Option<Meta>, found: &mut Found) {
+        let shared = self.shared;
+        let place = match meta {
+            None => Place::Absent,
+            Some(meta) if meta.kind == REGULAR => {
+                let mut differs = self.attributes(entry, &meta);
+                differs.size = meta.size != entry.size;
+                let same = if shared.options.hashes {
+                    differs.content = differs.size || !self.same_content(entry, at);
+                    !differs.content
+                } else {
+                    !differs.size && !differs.time
+                };
+                if same {
+                    self.adjust(entry, at, differs);
+                    return;
+                }
+                self.item(shared.options.arrow, &at.path, entry, false, differs);
+                Place::File
+            }
+            Some(meta) if meta.kind == DIRECTORY => match self.replaceable(at, entry.name) {
+                Ok(()) => Place::Directory,
+                Err(e) => return shared.trouble(problem::IN_THE_WAY, &at.path, &e),
+            },
+            Some(_) => Place::File,
+        };
+        if meta.is_none_or(|m| m.kind != REGULAR) {
+            self.item(shared.options.arrow, &at.path, entry, true, Differs::default());
+        }
+        if shared.options.dry_run {
+            add(&shared.counters.wanted_files, 1);
+            add(&shared.counters.wanted_bytes, entry.size);
+            return;
+        }
+        found.wanted.push((i, place));
+        let partial = dirs.list[at.dir as usize].partials.get(temp::stem(entry.name));
+        if entry.size > PIECE as u64 && partial.is_some() {
+            let partial = dirs.list[at.dir as usize].partials.remove(temp::stem(entry.name));
+            found.basis.push((i, partial));
+        } else if let (Place::File, Some(meta)) = (place, meta)
+            && meta.kind == REGULAR
+            && meta.size >= shared.options.delta_min
+            && entry.size >= shared.options.delta_min
+        {
+            found.basis.push((i, None));
+        }
+    }
+
+    /// Sets what differs of an up-to-date file, directory excepted, without touching its content.
+    fn adjust(&self, entry: &Entry<'_>, at: &At<'_>, differs: Differs) {
+        if !differs.any() {
+            return;
+        }
+        self.item(b'.', &at.path, entry, false, differs);
+        let (Some(fd), false) = (at.fd, self.shared.options.dry_run) else {
+            return;
+        };
+        add(&self.shared.counters.meta, 1);
+        let set = || -> io::Result<()> {
+            if differs.owner || differs.group {
+                let (uid, gid) = self.shared.owners(entry.uid, entry.gid);
+                self.shared.forgive(beneath::chown_at(fd, entry.name, uid, gid))?;
+            }
+            if entry.kind != SYMLINK && (differs.mode || differs.owner || differs.group) {
+                beneath::chmod_at(fd, entry.name, entry.mode)?;
+            }
+            if differs.time {
+                beneath::set_mtime_at(fd, entry.name, entry.mtime_s, entry.mtime_ns)?;
+            }
+            Ok(())
+        };
+        if let Err(e) = set() {
+            self.shared.trouble(problem::METADATA, &at.path, &e);
+        }
+    }
+
+    fn symlink(&self, dirs: &mut Dirs, entry: &Entry<'_>, at: &At<'_>, meta: Option<Meta>) {
+        let shared = self.shared;
+        let mut differs = Differs::default();
+        if let (Some(meta), Some(fd)) = (meta, at.fd) {
+            if meta.kind == SYMLINK {
+                differs = self.attributes(entry, &meta);
+                differs.mode = false; // Linux has no modes of symlinks
+                differs.content = beneath::read_link_at(fd, entry.name).ok().as_deref() != Some(entry.target);
+                if !differs.content {
+                    return self.adjust(entry, at, differs);
+                }
+            } else if meta.kind == DIRECTORY
+                && let Err(e) = self.replaceable(at, entry.name)
+            {
+                return shared.trouble(problem::IN_THE_WAY, &at.path, &e);
+            }
+        }
+        let new = meta.is_none_or(|m| m.kind != SYMLINK);
+        self.item(b'c', &at.path, entry, new, differs);
+        add(&shared.counters.symlinks, 1);
+        if let (Some(fd), false) = (at.fd, shared.options.dry_run) {
+            dirs.touch(at.dir);
+            if let Err(e) = self.link(fd, entry, at, meta) {
+                shared.trouble(problem::WRITE, &at.path, &e);
+            }
+        }
+    }
+
+    fn link(&self, fd: &OwnedFd, entry: &Entry<'_>, at: &At<'_>, meta: Option<Meta>) -> io::Result<()> {
+        let shared = self.shared;
+        let place = match meta {
+            None => Place::Absent,
+            Some(meta) if meta.kind == DIRECTORY => Place::Directory,
+            Some(_) => Place::File,
+        };
+        // A new link is made in place: symlink(2) is atomic and never replaces.
+        let temp = if place == Place::Absent {
+            entry.name.to_vec()
+        } else {
+            shared.namer.name(Kind::Temp, entry.name)
+        };
+        beneath::symlink_at(entry.target, fd, &temp)?;
+        let (uid, gid) = shared.owners(entry.uid, entry.gid);
+        if uid.is_some() || gid.is_some() {
+            shared.forgive(beneath::chown_at(fd, &temp, uid, gid))?;
+        }
+        beneath::set_mtime_at(fd, &temp, entry.mtime_s, entry.mtime_ns)?;
+        if place == Place::Absent {
+            return Ok(());
+        }
+        let dir = split(&at.path).0;
+        shared.commit(fd, dir, &temp, entry.name, place)
+    }
+
+    /// Whether the directory at `at` may make room for something else: it is empty, or deletion was asked for and
+    /// nothing in it is protected by a filter.
+    fn replaceable(&self, at: &At<'_>, name: &[u8]) -> io::Result<()> {
+        let Some(fd) = at.fd else { return Ok(()) };
+        let inside = finish::survey(self.shared, fd, name, &at.path)?;
+        let empty = inside.entries.len() == 1 && !inside.protected;
+        if empty || (self.shared.options.delete && !inside.protected) {
+            Ok(())
+        } else {
+            Err(io::Error::from_raw_os_error(libc::ENOTEMPTY))
+        }
+    }
+
+    /// What differs between an entry's attributes and what is there; size and content excepted.
+    fn attributes(&self, entry: &Entry<'_>, meta: &Meta) -> Differs {
+        let options = &self.shared.options;
+        Differs {
+            time: !self
+                .shared
+                .same_time((entry.mtime_s, entry.mtime_ns), (meta.mtime_s, meta.mtime_ns)),
+            mode: entry.mode != meta.mode,
+            owner: options.owner && self.shared.privileged && entry.uid != meta.uid,
+            group: options.group && entry.gid != meta.gid,
+            ..Differs::default()
+        }
+    }
+
+    fn same_content(&self, entry: &Entry<'_>, at: &At<'_>) -> bool {
+        let Some(fd) = at.fd else { return false };
+        let hash = || -> io::Result<[u8; 32]> {
+            let (file, _) = beneath::open_read_at(fd, entry.name)?;
+            hash_file(&file)
+        };
+        hash().is_ok_and(|hash| hash == entry.hash)
+    }
+
+    fn item(&self, update: u8, path: &[u8], entry: &Entry<'_>, new: bool, differs: Differs) {
+        if self.shared.options.itemize {
+            self.shared.out.item(&itemize::line(update, path, entry, new, differs));
+        }
+    }
+}

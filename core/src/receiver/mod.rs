@@ -1,0 +1,208 @@
+//! The receiver: compares a file list with one destination tree, asks for what differs, applies it.
+//!
+//! One *generator* thread takes chunks in order (`compare`), so that a directory is there before what is in it. A pool
+//! of *workers* computes signatures (`basis`), applies data (`apply`, `large`) and at last finishes (`finish`). Calls from
+//! Python only move things in and out of queues.
+
+mod apply;
+mod basis;
+mod compare;
+mod dirs;
+mod enter;
+mod entries;
+mod finish;
+mod itemize;
+mod large;
+mod outbox;
+mod python;
+mod queue;
+mod state;
+
+pub use outbox::unpack_problems_untrusted;
+pub use python::Receiver;
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, OnceLock};
+
+use crate::beneath::{self, Handles, lock};
+use crate::filter::Filter;
+use crate::temp::{Kind, Namer};
+use dirs::Dirs;
+use large::Large;
+use outbox::{Counters, Outbox};
+use queue::Queue;
+use state::{Pending, Place};
+
+/// What Python chose for one session.
+pub struct Options {
+    pub filter: Filter,
+    pub delete: bool,
+    pub hashes: bool,
+    pub owner: bool,
+    pub group: bool,
+    pub dry_run: bool,
+    pub itemize: bool,
+    pub force: bool,
+    pub max_delete: Option<u64>,
+    pub arrow: u8,
+    pub delta_min: u64,
+    pub partial_min: u64,
+}
+
+/// Why a session ended by itself: (code of `proto.errors`, path, errno, what was being done).
+pub type Failure = (&'static str, Vec<u8>, i32, String);
+
+/// Problem codes: docs/protocol.md, PROBLEMS.
+pub mod problem {
+    pub const UNREADABLE: u8 = 3;
+    pub const UNREADABLE_DIR: u8 = 4;
+    pub const WRITE: u8 = 5;
+    pub const VERIFY: u8 = 6;
+    pub const IN_THE_WAY: u8 = 7;
+    pub const NOT_DELETED: u8 = 8;
+    pub const METADATA: u8 = 9;
+    pub const NAME: u8 = 10;
+    pub const CHANGED_HERE: u8 = 12;
+    pub const MAX: u8 = 12;
+}
+
+/// An entry that stands under an aside name: put back if the session fails, removed when it finishes.
+pub struct Aside {
+    /// Its directory's path.
+    pub dir: Vec<u8>,
+    /// Where it stood, and where what replaced it stands.
+    pub name: Vec<u8>,
+    /// Where it stands now.
+    pub aside: Vec<u8>,
+}
+
+/// The destination before the session.
+pub enum Before {
+    /// Nothing; its parent, and the name to make there.
+    Missing(OwnedFd, Vec<u8>),
+    /// A directory; whether it is empty.
+    Directory(bool),
+    /// A regular file (or a symlink to one); its parent and name.
+    File(OwnedFd, Vec<u8>),
+}
+
+/// All that the threads share.
+pub struct Shared {
+    pub options: Options,
+    pub root_path: Vec<u8>,
+    pub before: Before,
+    /// Set by the generator when chunk 0 has said what the source is; None inside when there is nothing (dry run).
+    pub handles: OnceLock<Option<Handles>>,
+    /// The destination's own name, when the source is one file.
+    pub single: OnceLock<Vec<u8>>,
+    pub namer: Namer,
+    /// Whether this process may give files away.
+    pub privileged: bool,
+    /// The root was missing or empty: everything is wanted, no WANT is sent.
+    pub wants_all: bool,
+    /// The step in which the destination stores times, in ns.
+    pub granule: OnceLock<u32>,
+    pub queue: Queue,
+    pub out: Outbox,
+    pub counters: Counters,
+    pub pending: Mutex<HashMap<u32, std::sync::Arc<Pending>>>,
+    pub large: Mutex<HashMap<(u32, u32), std::sync::Arc<Large>>>,
+    pub dirs: Mutex<Dirs>,
+    pub asides: Mutex<Vec<Aside>>,
+    pub failure: Mutex<Option<Failure>>,
+    pub stop: AtomicBool,
+    /// The destination is full: what still comes is dropped, deletions run, then the session fails.
+    pub full: AtomicBool,
+}
+
+impl Shared {
+    /// The destination's handles. Err when there is no tree to look at: a dry run over a missing root.
+    pub fn handles(&self) -> io::Result<&Handles> {
+        match self.handles.get() {
+            Some(Some(handles)) => Ok(handles),
+            _ => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+
+    /// Ends the session; the first reason stays.
+    pub fn fail(&self, code: &'static str, path: &[u8], errno: i32, what: &str) {
+        lock(&self.failure).get_or_insert_with(|| (code, path.to_vec(), errno, what.to_owned()));
+        self.stop.store(true, Ordering::Release);
+        self.queue.wake_all();
+        self.out.signal();
+    }
+
+    /// Ends the session because the peer broke the protocol.
+    pub fn violation(&self, what: &str) {
+        self.fail("protocol", b"", 0, what);
+    }
+
+    /// Whether the threads are to end.
+    pub fn stopped(&self) -> bool {
+        self.stop.load(Ordering::Acquire)
+    }
+
+    /// The owners to set, where that was asked for.
+    pub fn owners(&self, uid: u32, gid: u32) -> (Option<u32>, Option<u32>) {
+        let uid = (self.options.owner && self.privileged).then_some(uid);
+        (uid, self.options.group.then_some(gid))
+    }
+
+    /// An ordinary user may give files to no one and only to groups of their own: as with rsync, what is refused to
+    /// them is left as it is.
+    pub fn forgive(&self, result: io::Result<()>) -> io::Result<()> {
+        match result {
+            Err(e) if !self.privileged && e.raw_os_error() == Some(libc::EPERM) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Whether two times are the same as far as the destination can tell.
+    pub fn same_time(&self, listed: (i64, u32), stored: (i64, u32)) -> bool {
+        let granule = i128::from(self.granule.get().copied().unwrap_or(1));
+        let floor = |(s, ns): (i64, u32)| (i128::from(s) * 1_000_000_000 + i128::from(ns)).div_euclid(granule);
+        listed == stored || floor(listed) == floor(stored)
+    }
+
+    /// Puts `temp` in the place of `name`, which held what `place` says when it was compared. A directory that makes
+    /// room stays aside until the session finishes.
+    pub fn commit(&self, fd: impl AsFd, dir: &[u8], temp: &[u8], name: &[u8], place: Place) -> io::Result<()> {
+        match place {
+            Place::Absent => beneath::rename_new_at(fd, temp, name),
+            Place::File => beneath::rename_at(fd, temp, name),
+            Place::Directory => {
+                let aside = self.namer.name(Kind::Aside, name);
+                if beneath::exchange_at(&fd, temp, name, &aside)? {
+                    beneath::rename_new_at(&fd, temp, &aside)?;
+                }
+                if let Ok(handles) = self.handles() {
+                    handles.forget(&beneath::join(dir, name));
+                }
+                let aside = Aside {
+                    dir: dir.to_vec(),
+                    name: name.to_vec(),
+                    aside,
+                };
+                lock(&self.asides).push(aside);
+                Ok(())
+            }
+        }
+    }
+
+    /// Trouble with one path: a problem, or the end of the session where it is the whole destination's.
+    pub fn trouble(&self, code: u8, path: &[u8], e: &io::Error) {
+        let errno = e.raw_os_error().unwrap_or(libc::EIO);
+        match errno {
+            libc::EROFS => self.fail("destination-read-only", &self.root_path, errno, "writing"),
+            libc::ENOSPC | libc::EDQUOT => {
+                self.full.store(true, Ordering::Release);
+                self.out.problem(&self.counters, code, errno, path);
+            }
+            libc::ENAMETOOLONG | libc::EILSEQ => self.out.problem(&self.counters, problem::NAME, errno, path),
+            _ => self.out.problem(&self.counters, code, errno, path),
+        }
+    }
+}

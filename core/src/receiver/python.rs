@@ -1,0 +1,264 @@
+//! The receiver's face to Python: `_core.pyi`, `Receiver`.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::thread::JoinHandle;
+
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+
+use super::outbox::{Counters, Outbox};
+use super::queue::{Input, Queue};
+use super::{Before, Options, Shared, apply, compare, finish};
+use crate::beneath::{self, Root, lock};
+use crate::buffer::Buffer;
+use crate::filter::Filter;
+use crate::temp::{self, Namer};
+use crate::wake::Wake;
+use crate::{EngineClosed, PeerViolation, list};
+
+/// See `_core.pyi`.
+#[pyclass(module = "agentd._core")]
+pub struct Receiver {
+    shared: Arc<Shared>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+#[pymethods]
+impl Receiver {
+    #[new]
+    #[pyo3(signature = (
+        root, *, filters, delete, hashes, owner, group, dry_run, itemize, force, max_delete, arrow, threads, delta_min,
+        partial_min, list_window, data_window, temp_tag, wake_fd
+    ))]
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "keyword arguments of one constructor; _core.pyi explains each"
+    )]
+    fn new(
+        py: Python<'_>,
+        root: Vec<u8>,
+        filters: Vec<Vec<u8>>,
+        delete: bool,
+        hashes: bool,
+        owner: bool,
+        group: bool,
+        dry_run: bool,
+        itemize: bool,
+        force: bool,
+        max_delete: Option<u64>,
+        arrow: &str,
+        threads: usize,
+        delta_min: u64,
+        partial_min: u64,
+        list_window: u64,
+        data_window: u64,
+        temp_tag: &str,
+        wake_fd: i32,
+    ) -> PyResult<Self> {
+        let filter = Filter::new(&filters).map_err(|e| PyValueError::new_err(e.message()))?;
+        let arrow = *arrow.as_bytes().first().ok_or_else(|| PyValueError::new_err("arrow"))?;
+        let namer = Namer::new(temp_tag).map_err(PyValueError::new_err)?;
+        let options = Options {
+            filter,
+            delete,
+            hashes,
+            owner,
+            group,
+            dry_run,
+            itemize,
+            force,
+            max_delete,
+            arrow,
+            delta_min,
+            partial_min,
+        };
+        let out = Outbox::new(Wake::new(wake_fd), list_window, data_window);
+        py.detach(|| {
+            let before = look(&root)?;
+            let empty = match &before {
+                // A partial of the single file that is to come would not be asked for without a WANT.
+                Before::Missing(parent, name) => !has_partial(parent, name, &namer),
+                Before::Directory(empty) => *empty,
+                Before::File(..) => false,
+            };
+            let shared = Arc::new(Shared {
+                wants_all: empty && !options.dry_run,
+                privileged: rustix::process::geteuid().is_root(),
+                options,
+                root_path: root,
+                before,
+                handles: OnceLock::new(),
+                single: OnceLock::new(),
+                namer,
+                granule: OnceLock::new(),
+                queue: Queue::default(),
+                out,
+                counters: Counters::default(),
+                pending: Mutex::default(),
+                large: Mutex::new(HashMap::new()),
+                dirs: Mutex::default(),
+                asides: Mutex::default(),
+                failure: Mutex::new(None),
+                stop: AtomicBool::new(false),
+                full: AtomicBool::new(false),
+            });
+            let mut running = vec![spawn("recv-list", &shared, compare::run)?];
+            for _ in 0..threads.clamp(1, 64) {
+                running.push(spawn("recv-apply", &shared, apply::run)?);
+            }
+            Ok(Self {
+                shared,
+                threads: Mutex::new(running),
+            })
+        })
+    }
+
+    /// What to tell the sender of the root: "missing" and "empty" stand for "send everything".
+    #[getter]
+    fn state(&self) -> &'static str {
+        match (&self.shared.before, self.shared.wants_all) {
+            (Before::File(..), _) => "file",
+            (Before::Missing(..), true) => "missing",
+            (Before::Directory(_), true) => "empty",
+            _ => "directory",
+        }
+    }
+
+    fn list_untrusted(&self, py: Python<'_>, n: u32, payload: &mut Buffer) -> PyResult<()> {
+        let data = self.accept(payload)?;
+        py.detach(|| self.shared.queue.input(Input::Chunk(n, data)));
+        Ok(())
+    }
+
+    fn list_end_untrusted(&self, py: Python<'_>, chunks: u32, entries: u64, hash: [u8; 32]) -> PyResult<()> {
+        self.open()?;
+        py.detach(|| self.shared.queue.input(Input::End(chunks, entries, hash)));
+        Ok(())
+    }
+
+    fn data_untrusted(&self, py: Python<'_>, payload: &mut Buffer) -> PyResult<()> {
+        let data = self.accept(payload)?;
+        py.detach(|| {
+            let last = apply::last_chunk_untrusted(&data).map_err(|what| {
+                self.shared.violation(what);
+                PeerViolation::new_err(what)
+            })?;
+            self.shared.queue.data(last, data);
+            Ok(())
+        })
+    }
+
+    fn next_control(&self, py: Python<'_>) -> Option<(&'static str, u32, Option<Buffer>)> {
+        let event = py.detach(|| self.shared.out.next(&self.shared.counters));
+        event.map(|(tag, n, payload)| (tag, n, payload.map(Buffer::from_vec)))
+    }
+
+    fn counters(&self) -> HashMap<&'static str, u64> {
+        self.shared.counters.all().into_iter().collect()
+    }
+
+    fn failure(&self) -> Option<(&'static str, Vec<u8>, i32, String)> {
+        lock(&self.shared.failure).clone()
+    }
+
+    fn close(&self, py: Python<'_>) {
+        py.detach(|| self.stop());
+    }
+}
+
+impl Receiver {
+    fn open(&self) -> PyResult<()> {
+        if self.shared.stopped() {
+            return Err(EngineClosed::new_err("the receiver has ended"));
+        }
+        Ok(())
+    }
+
+    fn accept(&self, payload: &mut Buffer) -> PyResult<Vec<u8>> {
+        self.open()?;
+        payload.take_memory()
+    }
+
+    fn stop(&self) {
+        self.shared.stop.store(true, std::sync::atomic::Ordering::Release);
+        self.shared.queue.wake_all();
+        self.shared.out.abandon();
+        let running = std::mem::take(&mut *lock(&self.threads));
+        if running.is_empty() {
+            return;
+        }
+        for thread in running {
+            // A panic was reported by its own guard.
+            let _ = thread.join();
+        }
+        finish::roll_back(&self.shared);
+    }
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// Starts a thread whose panic, a defect, ends the session instead of hanging it.
+fn spawn(name: &str, shared: &Arc<Shared>, work: fn(&Shared)) -> io::Result<JoinHandle<()>> {
+    let shared = Arc::clone(shared);
+    std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+        let guarded = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(&shared)));
+        if guarded.is_err() {
+            shared.fail("internal", &shared.root_path.clone(), 0, "a receiver thread panicked");
+        }
+    })
+}
+
+/// What is at the destination's own path, which the user chose: its last component may be a symlink.
+fn look(root: &[u8]) -> PyResult<Before> {
+    let path = std::path::Path::new(std::ffi::OsStr::from_bytes(root));
+    match std::fs::metadata(path) {
+        Ok(meta) if meta.is_dir() => {
+            let dir = Root::open(root)?;
+            let mut empty = true;
+            beneath::each_name(dir.fd(), |_| empty = false)?;
+            Ok(Before::Directory(empty))
+        }
+        Ok(meta) if meta.is_file() => {
+            let real = std::fs::canonicalize(path)?;
+            let (parent, name) = parent_of(real.as_os_str().as_bytes())?;
+            Ok(Before::File(parent, name))
+        }
+        Ok(_) => Err(io::Error::from_raw_os_error(libc::ENOTDIR).into()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            let (parent, name) = parent_of(root)?;
+            Ok(Before::Missing(parent, name))
+        }
+        Err(e) => Err(e.into()),
+    }
+}
+
+fn parent_of(path: &[u8]) -> PyResult<(std::os::fd::OwnedFd, Vec<u8>)> {
+    let end = path.iter().rposition(|&b| b != b'/').map_or(0, |at| at + 1);
+    let (parent, name) = beneath::split(&path[..end]);
+    let parent = if parent.is_empty() { b"/" } else { parent };
+    if !list::is_component(name) {
+        return Err(PyValueError::new_err("a destination path that ends in no plain name"));
+    }
+    Ok((Root::open(parent)?.open_dir(b"")?, name.to_vec()))
+}
+
+fn has_partial(parent: &std::os::fd::OwnedFd, name: &[u8], namer: &Namer) -> bool {
+    let Ok(fd) = parent.try_clone().map(Root::from_fd) else {
+        return false;
+    };
+    let mut found = false;
+    let looked = fd.open_dir(b"").and_then(|dir| {
+        beneath::each_name(&dir, |n| {
+            found |= namer.own(n).is_some_and(|(_, stem)| stem == temp::stem(name))
+        })
+    });
+    looked.is_ok() && found
+}

@@ -1,0 +1,184 @@
+//! The work that waits: chunks for the generator, jobs for the workers.
+
+use std::collections::VecDeque;
+use std::sync::{Condvar, Mutex};
+use std::time::Duration;
+
+use crate::beneath::lock;
+
+/// Something for the generator.
+pub enum Input {
+    /// LIST chunk, as it came.
+    Chunk(u32, Vec<u8>),
+    /// LIST-END: chunks, entries, hash.
+    End(u32, u64, [u8; 32]),
+}
+
+/// Something for a worker.
+pub enum Job {
+    /// A DATA payload.
+    Data(Vec<u8>),
+    /// Say what is here of a wanted file: chunk, index, and the partial of it that was found.
+    Basis(u32, u32, Option<Vec<u8>>),
+    /// All is applied: delete, set directory metadata, say so.
+    Finish,
+}
+
+#[derive(Default)]
+struct Jobs {
+    inputs: VecDeque<Input>,
+    data: VecDeque<Job>,
+    basis: VecDeque<Job>,
+    finish: bool,
+    /// DATA that came before its chunk was compared: (chunk, payload).
+    parked: Vec<(u32, Vec<u8>)>,
+    /// Chunks compared so far.
+    compared: u32,
+    /// Wanted entries that are not resolved, and whether the list ended.
+    outstanding: u64,
+    ended: bool,
+    finishing: bool,
+    /// Bytes of signatures that were sent for files that are not resolved: the sender holds them.
+    signed: u64,
+}
+
+/// Queues of one receiver, under one lock: nothing here takes long.
+#[derive(Default)]
+pub struct Queue {
+    jobs: Mutex<Jobs>,
+    generator: Condvar,
+    workers: Condvar,
+}
+
+/// Signatures that a sender holds at once, in bytes: enough for a file of 400 GB, or 5,000 of 1 MB.
+const SIGNED_MAX: u64 = 64 << 20;
+/// Threads look at the stop flag at least this often, should a wake-up be lost.
+const LOOK_UP: Duration = Duration::from_millis(500);
+
+impl Queue {
+    /// Wakes everyone, to see the stop flag.
+    pub fn wake_all(&self) {
+        let _jobs = lock(&self.jobs);
+        self.generator.notify_all();
+        self.workers.notify_all();
+    }
+
+    /// For the generator.
+    pub fn input(&self, input: Input) {
+        lock(&self.jobs).inputs.push_back(input);
+        self.generator.notify_one();
+    }
+
+    /// For a worker: a BASIS to compute.
+    pub fn basis(&self, chunk: u32, index: u32, partial: Option<Vec<u8>>) {
+        lock(&self.jobs).basis.push_back(Job::Basis(chunk, index, partial));
+        self.workers.notify_one();
+    }
+
+    /// For a worker: DATA whose records refer to chunks up to `last`; it waits until that one was compared.
+    pub fn data(&self, last: u32, payload: Vec<u8>) {
+        let mut jobs = lock(&self.jobs);
+        if last < jobs.compared {
+            jobs.data.push_back(Job::Data(payload));
+            self.workers.notify_one();
+        } else {
+            jobs.parked.push((last, payload));
+        }
+    }
+
+    /// The generator's next input; None when it is to end.
+    pub fn next_input(&self, stopped: impl Fn() -> bool) -> Option<Input> {
+        let mut jobs = lock(&self.jobs);
+        loop {
+            if stopped() {
+                return None;
+            }
+            if let Some(input) = jobs.inputs.pop_front() {
+                return Some(input);
+            }
+            let waited = self.generator.wait_timeout(jobs, LOOK_UP);
+            jobs = waited.unwrap_or_else(std::sync::PoisonError::into_inner).0;
+        }
+    }
+
+    /// A worker's next job; None when it is to end. Data first: it holds memory.
+    pub fn next_job(&self, stopped: impl Fn() -> bool) -> Option<Job> {
+        let mut jobs = lock(&self.jobs);
+        loop {
+            if stopped() {
+                return None;
+            }
+            if let Some(job) = jobs.data.pop_front() {
+                return Some(job);
+            }
+            if jobs.signed < SIGNED_MAX
+                && let Some(job) = jobs.basis.pop_front()
+            {
+                return Some(job);
+            }
+            if std::mem::take(&mut jobs.finish) {
+                return Some(Job::Finish);
+            }
+            let waited = self.workers.wait_timeout(jobs, LOOK_UP);
+            jobs = waited.unwrap_or_else(std::sync::PoisonError::into_inner).0;
+        }
+    }
+
+    /// Chunk `n` was compared and `wanted` of its entries are wanted: data for it may be applied.
+    pub fn compared(&self, n: u32, wanted: u64) {
+        let mut jobs = lock(&self.jobs);
+        jobs.compared = n + 1;
+        jobs.outstanding += wanted;
+        let mut i = 0;
+        while i < jobs.parked.len() {
+            if jobs.parked[i].0 <= n {
+                let (_, payload) = jobs.parked.swap_remove(i);
+                jobs.data.push_back(Job::Data(payload));
+                self.workers.notify_one();
+            } else {
+                i += 1;
+            }
+        }
+    }
+
+    /// The list ended well. Err when data came for a chunk that was never listed.
+    pub fn ended(&self) -> Result<(), &'static str> {
+        let mut jobs = lock(&self.jobs);
+        jobs.ended = true;
+        if jobs.parked.is_empty() {
+            self.finish_if_complete(&mut jobs);
+            Ok(())
+        } else {
+            Err("data for a file that was not listed")
+        }
+    }
+
+    /// A signature of so many bytes goes out.
+    pub fn signed(&self, bytes: u64) {
+        lock(&self.jobs).signed += bytes;
+    }
+
+    /// The file of a signature of so many bytes was resolved: the sender has forgotten it.
+    pub fn unsigned(&self, bytes: u64) {
+        let mut jobs = lock(&self.jobs);
+        jobs.signed -= bytes;
+        if !jobs.basis.is_empty() {
+            self.workers.notify_one();
+        }
+    }
+
+    /// So many wanted entries were applied or will not come.
+    pub fn resolved(&self, count: u64) {
+        let mut jobs = lock(&self.jobs);
+        jobs.outstanding -= count;
+        self.finish_if_complete(&mut jobs);
+    }
+
+    fn finish_if_complete(&self, jobs: &mut Jobs) {
+        if jobs.ended && jobs.outstanding == 0 && !jobs.finishing {
+            jobs.finishing = true;
+            jobs.finish = true;
+            self.workers.notify_one();
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! Small services for the agent that are not an engine's.
+
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+
+use crate::beneath::{self, Root, join};
+use crate::list::DIRECTORY;
+use crate::temp::{self, Kind, Namer};
+
+/// Code names in the order of docs/protocol.md, PROBLEMS.
+const PROBLEMS: [&str; 12] = [
+    "vanished",
+    "changed",
+    "unreadable",
+    "unreadable-directory",
+    "write",
+    "verify",
+    "in-the-way",
+    "not-deleted",
+    "metadata",
+    "name",
+    "special",
+    "changed-here",
+];
+
+/// PROBLEMS as (path, code, errno).
+#[pyfunction]
+pub fn unpack_problems_untrusted(
+    py: Python<'_>,
+    payload: &Bound<'_, PyAny>,
+) -> PyResult<Vec<(Vec<u8>, &'static str, i32)>> {
+    let bytes: Vec<u8> = match payload.cast::<crate::buffer::Buffer>() {
+        Ok(buffer) => buffer.borrow_mut().take_memory()?,
+        Err(_) => payload.extract()?,
+    };
+    let problems = py.detach(|| crate::receiver::unpack_problems_untrusted(&bytes));
+    let problems = problems.map_err(crate::PeerViolation::new_err)?;
+    Ok(problems
+        .into_iter()
+        .map(|(path, code, errno)| (path, PROBLEMS[code as usize - 1], errno))
+        .collect())
+}
+
+/// (device, inode) of a path's nearest existing directory and all its ancestors.
+#[pyfunction]
+pub fn roots_overlap(py: Python<'_>, root: Vec<u8>) -> PyResult<Vec<(u64, u64)>> {
+    Ok(py.detach(|| beneath::ancestry(&root))?)
+}
+
+/// BLAKE3 of a regular file.
+#[pyfunction]
+pub fn hash_file(py: Python<'_>, path: Vec<u8>) -> PyResult<[u8; 32]> {
+    Ok(py.detach(|| -> io::Result<[u8; 32]> {
+        let (parent, name) = beneath::split(&path);
+        let parent = Root::open(if parent.is_empty() { b"." } else { parent })?;
+        let (file, _) = beneath::open_read_at(parent.fd(), name)?;
+        beneath::hash_file(&file)
+    })?)
+}
+
+/// Removes what an agent's killed sessions left below `root`, or beside it when it is a file: temporary files go,
+/// partials of at least `partial_min` bytes stay, what was moved aside is put back where its place is free.
+/// How many names were dealt with.
+#[pyfunction]
+pub fn sweep(py: Python<'_>, root: Vec<u8>, temp_tag: &str, partial_min: u64) -> PyResult<u64> {
+    let namer = Namer::new(temp_tag).map_err(PyValueError::new_err)?;
+    Ok(py.detach(|| sweep_tree(&root, &namer, partial_min))?)
+}
+
+fn sweep_tree(root: &[u8], namer: &Namer, partial_min: u64) -> io::Result<u64> {
+    let meta = std::fs::metadata(std::path::Path::new(std::ffi::OsStr::from_bytes(root)));
+    if meta.is_ok_and(|m| m.is_dir()) {
+        let tree = Root::open(root)?;
+        let mut swept = 0;
+        let mut waiting = vec![Vec::new()];
+        while let Some(path) = waiting.pop() {
+            // What cannot be entered holds nothing that this user's agent left.
+            swept += sweep_directory(&tree, &path, namer, partial_min, None, &mut waiting).unwrap_or(0);
+        }
+        return Ok(swept);
+    }
+    let (parent, name) = beneath::split(root);
+    let tree = Root::open(if parent.is_empty() { b"/" } else { parent })?;
+    sweep_directory(&tree, b"", namer, partial_min, Some(temp::stem(name)), &mut Vec::new())
+}
+
+fn sweep_directory(
+    tree: &Root,
+    path: &[u8],
+    namer: &Namer,
+    partial_min: u64,
+    only: Option<&[u8]>,
+    waiting: &mut Vec<Vec<u8>>,
+) -> io::Result<u64> {
+    let dir = tree.open_dir(path)?;
+    let mut names = Vec::new();
+    beneath::each_name(&dir, |name| names.push(name.to_vec()))?;
+    let mut swept = 0;
+    for name in names {
+        let Ok(meta) = beneath::stat_at(&dir, &name) else {
+            continue;
+        };
+        let done = match namer
+            .own(&name)
+            .filter(|(_, stem)| only.is_none_or(|only| only == *stem))
+        {
+            Some((Kind::Temp, _)) if meta.kind == DIRECTORY || meta.size >= partial_min => continue,
+            Some((Kind::Temp, _)) => beneath::unlink_at(&dir, &name),
+            Some((Kind::Aside, stem)) => beneath::rename_new_at(&dir, &name, stem),
+            None => {
+                if meta.kind == DIRECTORY && only.is_none() {
+                    waiting.push(join(path, &name));
+                }
+                continue;
+            }
+        };
+        swept += u64::from(done.is_ok());
+    }
+    Ok(swept)
+}

@@ -1,0 +1,130 @@
+"""The crate's payload layouts once more, in plain Python from docs/protocol.md: a naive model, and a way to lie."""
+
+from __future__ import annotations
+
+import struct
+from typing import NamedTuple
+
+DIRECTORY, REGULAR, SYMLINK, OTHER, UNREADABLE = range(5)
+FIRST, LAST, INCOMPLETE = 1, 2, 4
+SINGLE, OWNERS, HASHES = 1, 2, 4
+WHOLE, PIECE_RECORD, END, PROBLEM = 1, 2, 3, 4
+RAW, DELTA, SAME = 0, 1, 2
+PIECE = 1 << 20
+
+
+class Entry(NamedTuple):
+    """One row of a file-list chunk."""
+
+    name: bytes
+    kind: int = REGULAR
+    mode: int = 0o644
+    size: int = 0
+    mtime_ns: int = 0
+    target: bytes = b""
+    uid: int = 0
+    gid: int = 0
+    hash: bytes = bytes(32)
+
+
+class Group(NamedTuple):
+    """A directory, or a part of one."""
+
+    path: bytes
+    entries: list[Entry]
+    flags: int = FIRST | LAST
+    errno: int = 0
+
+
+def pack_list(groups: list[Group], flags: int = 0) -> bytes:
+    """A LIST payload."""
+    rows = [entry for group in groups for entry in group.entries]
+    paths = b"".join(group.path for group in groups)
+    names = b"".join(row.name for row in rows)
+    targets = b"".join(row.target for row in rows)
+    out = [struct.pack("<HHIIIII", 1, flags, len(groups), len(rows), len(paths), len(names), len(targets))]
+    out += [struct.pack("<IHBBi", len(g.entries), len(g.path), g.flags, 0, g.errno) for g in groups]
+    out.append(bytes(row.kind for row in rows))
+    out += [struct.pack("<H", row.mode) for row in rows]
+    out += [struct.pack("<Q", row.size) for row in rows]
+    out += [struct.pack("<q", row.mtime_ns // 10**9) for row in rows]
+    out += [struct.pack("<I", row.mtime_ns % 10**9) for row in rows]
+    out += [struct.pack("<H", len(row.name)) for row in rows]
+    out += [struct.pack("<H", len(row.target)) for row in rows]
+    if flags & OWNERS:
+        out += [struct.pack("<I", row.uid) for row in rows]
+        out += [struct.pack("<I", row.gid) for row in rows]
+    if flags & HASHES:
+        out += [row.hash for row in rows]
+    return b"".join([*out, paths, names, targets])
+
+
+def unpack_list(payload: bytes) -> tuple[int, list[Group]]:
+    """(chunk flags, groups) of a LIST payload."""
+    layout, flags, group_count, count, paths_len, names_len, targets_len = struct.unpack_from("<HHIIIII", payload)
+    assert layout == 1
+    at = 24
+    heads = []
+    for _ in range(group_count):
+        heads.append(struct.unpack_from("<IHBBi", payload, at))
+        at += 12
+
+    def column(code: str) -> list[int]:
+        nonlocal at
+        width = struct.calcsize("<" + code)
+        values = struct.unpack_from(f"<{count}{code}", payload, at)
+        at += count * width
+        return list(values)
+
+    kinds, modes, sizes, seconds, nanos = column("B"), column("H"), column("Q"), column("q"), column("I")
+    name_lens, target_lens = column("H"), column("H")
+    uids, gids = (column("I"), column("I")) if flags & OWNERS else ([0] * count, [0] * count)
+    hashes = [bytes(32)] * count
+    if flags & HASHES:
+        hashes = [payload[at + 32 * i : at + 32 * i + 32] for i in range(count)]
+        at += 32 * count
+    paths = payload[at : at + paths_len]
+    names = payload[at + paths_len : at + paths_len + names_len]
+    targets = payload[at + paths_len + names_len :]
+    assert len(targets) == targets_len
+    rows = []
+    for i in range(count):
+        name, names = names[: name_lens[i]], names[name_lens[i] :]
+        target, targets = targets[: target_lens[i]], targets[target_lens[i] :]
+        mtime_ns = seconds[i] * 10**9 + nanos[i]
+        rows.append(Entry(name, kinds[i], modes[i], sizes[i], mtime_ns, target, uids[i], gids[i], hashes[i]))
+    groups = []
+    for entries, path_len, group_flags, _, errno in heads:
+        path, paths = paths[:path_len], paths[path_len:]
+        groups.append(Group(path, rows[:entries], group_flags, errno))
+        rows = rows[entries:]
+    return flags, groups
+
+
+def pack_record(
+    kind: int,
+    chunk: int,
+    index: int,
+    data: bytes = b"",
+    *,
+    size: int = 0,
+    hash_: bytes = bytes(32),
+    encoding: int = RAW,
+    mode: int = 0o644,
+    piece: int = 0,
+    mtime_ns: int = 0,
+    errno: int = 0,
+    code: int = 0,
+) -> bytes:
+    """One DATA record."""
+    head = struct.pack("<BBHIIIIQqII", kind, encoding, mode, chunk, index, piece, len(data), size,
+                       mtime_ns // 10**9, mtime_ns % 10**9, errno)  # fmt: skip
+    return head + struct.pack("<B3x", code) + hash_ + data
+
+
+def bits(payload: bytes, entries: int, which: int = 0) -> list[int]:
+    """The indexes set in bitmap ``which`` (0 wanted, 1 basis) of a WANT."""
+    width = (entries + 7) // 8
+    assert len(payload) == 2 * width
+    bitmap = payload[which * width : (which + 1) * width]
+    return [i for i in range(entries) if bitmap[i >> 3] >> (i & 7) & 1]
