@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 try:
     from agentd._core import Buffer
 
-    _allocate: Callable[[int], Payload] = Buffer
+    allocate: Callable[[int], Payload] = Buffer
 except ImportError:  # a checkout whose crate is not built: everything but the engines works
-    _allocate = bytearray
+    allocate = bytearray
 
 HELLO = registry(Hello)
 
@@ -51,7 +51,7 @@ class Connection:
         self.received = 0
         self._stream = stream
         self._pipe: _Pipe = _SocketPipe(stream.socket) if isinstance(stream, trio.SocketStream) else _AnyPipe(stream)
-        self._reader = FrameReader(payload_max, _allocate)
+        self._reader = FrameReader(payload_max, allocate)
         self._send_lock = trio.Lock()
         self._cut = False
         self._deadline: float | None = None

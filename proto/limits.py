@@ -41,8 +41,20 @@ FEATURES_MAX = 64
 LIST_WINDOW = 8 << 20
 """Bytes of file list a receiver holds unresolved: about 200,000 entries."""
 
+FIRST_LIST_WINDOW = 1 << 20
+"""What every receiver grants before OPENED says its window: a sender's list follows its OPEN without waiting."""
+
 DATA_WINDOW = 32 << 20
 """Bytes of file data under way to a receiver: more than twice the product of 1 Gbit/s and 100 ms."""
+
+STRIPES_MAX = 8
+"""Data connections of one session."""
+
+EPOCHS_KEPT = 1024
+"""Ended sessions whose epoch a responder remembers, so that a late OPEN of an older one is refused."""
+
+PROBLEMS_KEPT = 1000
+"""Problems of one job that are kept and shown in detail; all are counted."""
 
 CONNECTIONS_MAX = 64
 """Connections one peer may hold open at an agent: sessions, their stripes, and spares."""

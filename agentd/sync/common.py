@@ -1,0 +1,107 @@
+"""What both ends of a session need of the agent, and the ways they share."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import trio
+
+from proto.errors import LocalProtocolError, ProtocolError, SyncError
+from proto.limits import TEXT_MAX
+from proto.peer import Error
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from agentd.sync.endpoints import Endpoint
+    from agentd.sync.engines import Engines, Tuning
+    from agentd.sync.leases import Leases
+    from agentd.sync.roots import Root
+    from agentd.wire import Connection
+    from proto.hello import Hello
+
+ERROR_PATIENCE_S = 2.0
+"""How long the last word of a session may take."""
+
+
+class Journal(Protocol):
+    """Which roots have a writing session under way, for the sweep after a crash.  Called on the event loop."""
+
+    def begin(self, session: bytes, root: bytes) -> None:
+        """A session is about to write below ``root``."""
+
+    def end(self, session: bytes) -> None:
+        """It left nothing behind that needs sweeping."""
+
+    def unfinished(self) -> list[tuple[bytes, bytes]]:
+        """(session, root) of those that began and did not end."""
+
+
+class Workshop(NamedTuple):
+    """What the sessions of one agent share."""
+
+    identity: Callable[[], Hello]
+    journal: Journal
+    tuning: Tuning
+    engines: Engines
+    leases: Leases
+    threads: trio.CapacityLimiter
+    """For what may block: finding roots, making engines and closing them."""
+
+    async def blocking(self, function: Callable[..., Any], *args: Any) -> Any:
+        """``function(*args)`` in a thread; it is not abandoned when cancelled."""
+        return await trio.to_thread.run_sync(function, *args, limiter=self.threads)
+
+    async def close(self, endpoint: Endpoint) -> None:
+        """Close its engine, whatever happens meanwhile."""
+        with trio.CancelScope(shield=True):
+            await self.blocking(endpoint.close)
+
+    @contextlib.asynccontextmanager
+    async def writing(self, session: bytes, root: Root, holder: str, *, dry_run: bool) -> AsyncIterator[None]:
+        """Hold the right to write below ``root``, and have it on record.  Raises SyncError ``root-busy``."""
+        if dry_run:
+            yield
+            return
+        async with self.leases.lease(root, holder):
+            self.journal.begin(session, root.path)
+            try:
+                yield
+            finally:  # the engine is closed and has cleaned up, however it ended
+                self.journal.end(session)
+
+
+@contextlib.asynccontextmanager
+async def beside(function: Callable[..., Awaitable[None]], *args: Any) -> AsyncIterator[None]:
+    """Run ``function`` while the body runs; the body's exception comes out as it is, not in a group."""
+    error: Exception | None = None
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(function, *args)
+        try:
+            yield
+        except Exception as e:  # noqa: BLE001 - raised again below
+            error = e
+        nursery.cancel_scope.cancel()
+    if error is not None:
+        raise error
+
+
+async def refuse(connection: Connection, error: SyncError) -> None:
+    """Tell the peer what ends the session, as far as it still can be told."""
+    gone = contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError, ProtocolError)
+    with trio.CancelScope(shield=True), trio.move_on_after(ERROR_PATIENCE_S), gone:
+        await connection.send(Error(error.code, error.message[:TEXT_MAX], error.hint[:TEXT_MAX]))
+
+
+def greeted(connection: Connection) -> Hello:
+    """Who is at the other end."""
+    if connection.agreement is None:
+        raise LocalProtocolError("a connection that was not greeted")
+    return connection.agreement.peer
+
+
+async def close_now(connection: Connection) -> None:
+    """Close without waiting, also when cancelled."""
+    with trio.CancelScope(shield=True):
+        await connection.aclose()

@@ -1,0 +1,99 @@
+"""The engines a session runs on: the crate's, as OPEN asks for them."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
+
+from agentd import _core
+from proto import limits
+
+if TYPE_CHECKING:
+    from agentd.sync.endpoints import ReceiverEngine, SenderEngine
+    from proto.peer import Open
+
+
+class Tuning(NamedTuple):
+    """How much of this machine a session may use."""
+
+    threads: int = max(2, min(8, os.cpu_count() or 2))
+    batch_max: int = 1 << 20
+    """Bytes of small files in one DATA."""
+    list_window: int = limits.LIST_WINDOW
+    first_list_window: int = limits.FIRST_LIST_WINDOW
+    data_window: int = limits.DATA_WINDOW
+    delta_min: int = 64 << 10
+    """Smaller files are sent whole: their signature would cost a round trip to save little."""
+    partial_min: int = 1 << 20
+    """A partial of fewer bytes is not worth keeping."""
+    stripes: int = 4
+    """Data connections of a session over a long link."""
+    stripe_rtt_s: float = 0.01
+    """From here on one SSH channel's 2 MiB window is the bottleneck."""
+    stripe_min: int = 16 << 20
+    """Bytes still to come that make further connections worth their making."""
+
+
+class Engines(Protocol):
+    """Makes engines; every method may block."""
+
+    def sender(self, root: bytes, open: Open, wake_fd: int) -> SenderEngine:  # noqa: A002
+        """Lists ``root`` and sends of it; its windows are what is known when OPEN is."""
+
+    def receiver(self, root: bytes, open: Open, wake_fd: int, *, arrow: str, temp_tag: str) -> ReceiverEngine:  # noqa: A002
+        """Compares with ``root`` and applies to it."""
+
+    def problems_untrusted(self, payload: Any) -> list[tuple[bytes, str, int]]:
+        """The PROBLEMS in ``payload``."""
+
+
+class CrateEngines:
+    """The real ones."""
+
+    def __init__(self, tuning: Tuning) -> None:
+        self._tuning = tuning
+
+    def sender(self, root: bytes, open: Open, wake_fd: int) -> SenderEngine:  # noqa: A002
+        """Raises OSError when ``root`` cannot be opened."""
+        pushing = open.side == "receiver"
+        return _core.Sender(
+            root,
+            filters=list(open.filters),
+            hashes=open.checksum,
+            owners=open.owner or open.group,
+            threads=self._tuning.threads,
+            batch_max=self._tuning.batch_max,
+            list_window=self._tuning.first_list_window if pushing else open.list_window,
+            data_window=0 if pushing else open.data_window,
+            wake_fd=wake_fd,
+        )
+
+    def receiver(self, root: bytes, open: Open, wake_fd: int, *, arrow: str, temp_tag: str) -> ReceiverEngine:  # noqa: A002
+        """Raises OSError when ``root`` cannot be opened or its parent is missing."""
+        return cast(
+            "ReceiverEngine",
+            _core.Receiver(
+                root,
+                filters=list(open.filters),
+                delete=open.delete,
+                hashes=open.checksum,
+                owner=open.owner,
+                group=open.group,
+                dry_run=open.dry_run,
+                itemize=open.itemize,
+                force=open.force,
+                max_delete=open.max_delete,
+                arrow=arrow,
+                threads=self._tuning.threads,
+                delta_min=self._tuning.delta_min,
+                partial_min=self._tuning.partial_min,
+                list_window=max(self._tuning.list_window, self._tuning.first_list_window),
+                data_window=self._tuning.data_window,
+                temp_tag=temp_tag,
+                wake_fd=wake_fd,
+            ),
+        )
+
+    def problems_untrusted(self, payload: Any) -> list[tuple[bytes, str, int]]:
+        """Raises PeerViolation."""
+        return _core.unpack_problems_untrusted(payload)

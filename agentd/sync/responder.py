@@ -1,0 +1,129 @@
+"""The responder: an accepted session, from OPEN to its end."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from typing import TYPE_CHECKING
+
+import trio
+
+from agentd.sync import roots
+from agentd.sync.common import greeted, refuse
+from agentd.sync.endpoints import Endpoint, ReceiverEndpoint, SenderEndpoint
+from agentd.sync.pump import Pump, Wake
+from agentd.wire import ConnectionLost
+from proto.errors import ProtocolError, SyncError
+from proto.job import shown
+from proto.peer import Error, Open, Opened
+from proto.session import ReceiverSession, SenderSession
+
+if TYPE_CHECKING:
+    from agentd.sync.common import Workshop
+    from agentd.wire import Connection
+
+_STOPPING = Error("agent-stopping", "the agent there is stopping", "run the command again")
+
+
+class Served:
+    """A session's epoch that is being served here."""
+
+    def __init__(self, connection: Connection, epoch: int) -> None:
+        self.connection = connection
+        self.epoch = epoch
+        self.pump: Pump | None = None
+        self.scope = trio.CancelScope()
+        self.ended = trio.Event()
+
+    async def join(self) -> None:
+        """End it, and wait until nothing of it is left: a newer epoch takes its place."""
+        with trio.CancelScope(shield=True):
+            await self.connection.aclose()
+            self.scope.cancel()
+            await self.ended.wait()
+
+
+async def respond(shop: Workshop, served: Served, opening: Open) -> bool:
+    """Run the session that ``opening`` asks for; whether its connection is a spare again."""
+    connection = served.connection
+    try:
+        if opening.side == "receiver":
+            return await _receive(shop, served, opening)
+        return await _send(shop, served, opening)
+    except ConnectionLost:
+        return False  # what is applied stays, partials too; the initiator comes again under the next epoch
+    except ProtocolError as e:
+        error = SyncError("protocol", f"on {os.uname().nodename}: {e}")
+    except SyncError as e:
+        error = e
+    if served.pump is None or not served.pump.refused:
+        await refuse(connection, error)
+    return False
+
+
+async def _receive(shop: Workshop, served: Served, opening: Open) -> bool:
+    path = roots.absolute(opening.root)
+    root = await shop.blocking(roots.destination_root, path)
+    _guard_overlap(shop, served.connection, root, opening)
+    who = greeted(served.connection)
+    session = ReceiverSession(first_list_window=shop.tuning.first_list_window)
+    session.receive_untrusted(opening)
+    arrow = ">" if who.agent == shop.identity().agent else "<"
+    holder = f"agent {who.agent.hex()[:8]} (session {opening.session.hex()[:8]})"
+    async with shop.writing(opening.session, root, holder, dry_run=opening.dry_run):
+        with Wake() as wake:
+            make = partial(shop.engines.receiver, arrow=arrow, temp_tag=shop.identity().agent[:4].hex())
+            try:
+                engine = await shop.blocking(make, root.path, opening, wake.write_fd)
+            except OSError as e:
+                raise roots.destination_error(path, e) from None
+            tuning = shop.tuning
+            opened = Opened(
+                opening.session,
+                opening.epoch,
+                max(tuning.list_window, tuning.first_list_window),
+                tuning.data_window,
+                engine.state,
+            )
+            return await _run(shop, served, ReceiverEndpoint(session, engine), opened, wake)
+
+
+async def _send(shop: Workshop, served: Served, opening: Open) -> bool:
+    path = roots.absolute(opening.root)
+    root = await shop.blocking(roots.source_root, path)
+    _guard_overlap(shop, served.connection, root, opening)
+    session = SenderSession(first_list_window=shop.tuning.first_list_window)
+    session.receive_untrusted(opening)
+    with Wake() as wake:
+        try:
+            engine = await shop.blocking(shop.engines.sender, path, opening, wake.write_fd)
+        except OSError as e:
+            raise roots.source_error(path, e) from None
+        endpoint = SenderEndpoint(session, engine, guarded=opening.delete and not opening.force)
+        endpoint.begin(
+            want_all=opening.state in ("missing", "empty"),
+            list_window=opening.list_window,
+            data_window=opening.data_window,
+        )
+        engine.start()
+        return await _run(shop, served, endpoint, Opened(opening.session, opening.epoch, 0, 0), wake)
+
+
+async def _run(shop: Workshop, served: Served, endpoint: Endpoint, opened: Opened, wake: Wake) -> bool:
+    try:
+        endpoint.session.send(opened)
+        await served.connection.send(opened)
+        served.pump = Pump(served.connection, endpoint, wake, farewell=_STOPPING)
+        await served.pump.run()
+        return served.pump.reusable
+    finally:
+        await shop.close(endpoint)
+
+
+def _guard_overlap(shop: Workshop, connection: Connection, root: roots.Root, opening: Open) -> None:
+    """Inodes mean something between two agents of one running machine only."""
+    ours, theirs = shop.identity(), greeted(connection)
+    if ours.agent != theirs.agent and not (ours.machine and ours.machine == theirs.machine):
+        return
+    if roots.overlaps_untrusted(root, opening.ancestry, missing=opening.state == "missing"):
+        raise SyncError("overlap", f"source and destination are one place or contain each other: {shown(root.path)}")
