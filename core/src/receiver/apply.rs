@@ -31,6 +31,10 @@ pub fn run(shared: &Shared) {
                 basis::answer(shared, chunk, index, partial);
                 &shared.counters.sign_ns
             }
+            Job::Sign(signing) => {
+                signing.work(shared);
+                &shared.counters.sign_ns
+            }
             Job::Finish => {
                 finish::run(shared);
                 &shared.counters.finish_ns

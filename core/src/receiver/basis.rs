@@ -1,8 +1,10 @@
 //! Answers a WANT's promise: what is here of a wanted file, as a signature or as hashes of a partial's pieces.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use super::Shared;
 use super::apply::{read_at, target};
@@ -13,10 +15,8 @@ use crate::buffer;
 use crate::piece::{self, PIECE};
 use crate::signature::{self, Signature};
 
-/// Bytes of a basis that are read and signed at a time.
-const STRETCH: usize = 1 << 20;
-/// Blocks in one BASIS payload at the most: 20 bytes each.
-const PART: usize = 16 << 10;
+/// Bytes of a basis that are read, signed and sent at a time: with the shortest blocks a payload of 120 KB.
+const STRETCH: u64 = 4 << 20;
 
 /// Sends the BASIS of a wanted file. One that cannot be read is an empty signature: the file then comes whole.
 pub fn answer(shared: &Shared, chunk: u32, index: u32, partial: Option<Vec<u8>>) {
@@ -28,10 +28,7 @@ pub fn answer(shared: &Shared, chunk: u32, index: u32, partial: Option<Vec<u8>>)
     {
         return;
     }
-    if let Err(e) = sign(shared, &pending, index)
-        && !shared.stopped()
-    {
-        debug_assert_ne!(e.kind(), io::ErrorKind::InvalidInput);
+    if sign(shared, &pending, index).is_err() {
         send_part(shared, (chunk, index), &unsigned(0, [0; 16]), 0, (&[], &[]), true);
     }
 }
@@ -42,46 +39,97 @@ fn open(shared: &Shared, pending: &Pending, index: u32) -> io::Result<(OwnedFd, 
     beneath::open_read_at(&*dir, name)
 }
 
+/// A signature in the making: several workers take stretches of the basis, which go out in order.
+pub struct Signing {
+    pending: Arc<Pending>,
+    index: u32,
+    large: Arc<Large>,
+    whole: Signature,
+    key: [u8; 32],
+    size: u64,
+    stretch: u64,
+    next: AtomicU64,
+    out: Mutex<Ready>,
+}
+
+/// Stretches that are signed, and which is to go out next.
+#[derive(Default)]
+struct Ready {
+    parts: BTreeMap<u64, (Vec<u32>, Vec<signature::Strong>)>,
+    next: u64,
+}
+
 fn sign(shared: &Shared, pending: &Arc<Pending>, index: u32) -> io::Result<()> {
     let (file, meta) = open(shared, pending, index)?;
     let size = meta.size;
+    if size == 0 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
     let mut key = [0; 16];
     rustix::rand::getrandom(&mut key, rustix::rand::GetRandomFlags::empty())?;
     let whole = unsigned(size, key);
-    let key = signature::expand_key(&key);
-    let block = whole.block_len as usize;
     let signed = 20 * signature::block_count(size, whole.block_len);
     shared.queue.signed(signed);
-    let file = Arc::new(Large::with_basis(Basis { file, size }, signed));
-    lock(&shared.large).insert((pending.n, index), Arc::clone(&file));
-    let Some(basis) = &file.basis else { return Ok(()) };
-    let mut buf = buffer::take(STRETCH.max(block));
-    let (mut weak, mut strong) = (Vec::with_capacity(PART), Vec::with_capacity(PART));
-    let (mut at, mut first) = (0u64, 0u32);
-    let mut failed = None;
-    while at < size && !shared.stopped() {
-        let whole_blocks = (STRETCH / block).max(1) * block;
-        let len = (size - at).min(whole_blocks as u64) as usize;
-        buf.resize(len, 0);
-        if let Err(e) = read_at(&basis.file, at, &mut buf) {
-            // What was signed is still good; a delta against a file that shrinks fails its hash and is reported.
-            failed = Some(e);
-            buf.fill(0);
-        }
-        let (w, s) = signature::sign(&buf, whole.block_len, &key);
-        weak.extend_from_slice(&w);
-        strong.extend_from_slice(&s);
-        at += len as u64;
-        if weak.len() + whole_blocks / block > PART || at >= size {
-            send_part(shared, (pending.n, index), &whole, first, (&weak, &strong), at >= size);
-            first += weak.len() as u32;
-            weak.clear();
-            strong.clear();
-        }
+    let large = Arc::new(Large::with_basis(Basis { file, size }, signed));
+    lock(&shared.large).insert((pending.n, index), Arc::clone(&large));
+    let block = u64::from(whole.block_len);
+    let signing = Arc::new(Signing {
+        pending: Arc::clone(pending),
+        index,
+        large,
+        key: signature::expand_key(&key),
+        stretch: (STRETCH / block).max(1) * block,
+        whole,
+        size,
+        next: AtomicU64::new(0),
+        out: Mutex::default(),
+    });
+    if size > 2 * STRETCH {
+        shared.queue.help_sign(&signing);
     }
-    buffer::give(buf);
-    drop(failed);
+    signing.work(shared);
     Ok(())
+}
+
+impl Signing {
+    /// Signs stretches until none is left. Any number of workers may.
+    pub fn work(&self, shared: &Shared) {
+        let Some(basis) = &self.large.basis else { return };
+        let count = self.size.div_ceil(self.stretch);
+        let mut buf = buffer::take(self.stretch.min(self.size) as usize);
+        loop {
+            let number = self.next.fetch_add(1, Ordering::Relaxed);
+            if number >= count || shared.stopped() {
+                break;
+            }
+            let at = number * self.stretch;
+            buf.resize((self.size - at).min(self.stretch) as usize, 0);
+            if read_at(&basis.file, at, &mut buf).is_err() {
+                // A basis that shrinks meanwhile: sums of zeros match nothing that is there, or fail their hash.
+                buf.fill(0);
+            }
+            let sums = signature::sign(&buf, self.whole.block_len, &self.key);
+            let mut out = lock(&self.out);
+            out.parts.insert(number, sums);
+            while let Some((weak, strong)) = {
+                let next = out.next;
+                out.parts.remove(&next)
+            } {
+                let first = out.next * (self.stretch / u64::from(self.whole.block_len));
+                out.next += 1;
+                let file = (self.pending.n, self.index);
+                send_part(
+                    shared,
+                    file,
+                    &self.whole,
+                    first as u32,
+                    (&weak, &strong),
+                    out.next == count,
+                );
+            }
+        }
+        buffer::give(buf);
+    }
 }
 
 /// What all parts of a signature have in common.

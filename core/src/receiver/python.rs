@@ -20,6 +20,9 @@ use crate::temp::{self, Namer};
 use crate::wake::Wake;
 use crate::{EngineClosed, PeerViolation, list};
 
+/// A resident process stays polite, whatever it is asked for.
+const THREADS_MAX: usize = 64;
+
 /// See `_core.pyi`.
 #[pyclass(module = "agentd._core")]
 pub struct Receiver {
@@ -76,6 +79,7 @@ impl Receiver {
             delta_min,
             partial_min,
         };
+        let threads = threads.clamp(1, THREADS_MAX);
         let out = Outbox::new(Wake::new(wake_fd), list_window, data_window);
         py.detach(|| {
             let before = look(&root)?;
@@ -95,7 +99,7 @@ impl Receiver {
                 single: OnceLock::new(),
                 namer,
                 granule: OnceLock::new(),
-                queue: Queue::default(),
+                queue: Queue::new(threads),
                 out,
                 counters: Counters::default(),
                 pending: Mutex::default(),
@@ -107,7 +111,7 @@ impl Receiver {
                 full: AtomicBool::new(false),
             });
             let mut running = vec![spawn("recv-list", &shared, compare::run)?];
-            for _ in 0..threads.clamp(1, 64) {
+            for _ in 0..threads {
                 running.push(spawn("recv-apply", &shared, apply::run)?);
             }
             Ok(Self {

@@ -1,9 +1,10 @@
 //! The work that waits: chunks for the generator, jobs for the workers.
 
 use std::collections::VecDeque;
-use std::sync::{Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
+use super::basis::Signing;
 use crate::beneath::lock;
 
 /// Something for the generator.
@@ -20,6 +21,8 @@ pub enum Job {
     Data(Vec<u8>),
     /// Say what is here of a wanted file: chunk, index, and the partial of it that was found.
     Basis(u32, u32, Option<Vec<u8>>),
+    /// Help with a long signature.
+    Sign(Arc<Signing>),
     /// All is applied: delete, set directory metadata, say so.
     Finish,
 }
@@ -38,12 +41,13 @@ struct Jobs {
     outstanding: u64,
     ended: bool,
     finishing: bool,
+    /// How many workers there are.
+    workers: usize,
     /// Bytes of signatures that were sent for files that are not resolved: the sender holds them.
     signed: u64,
 }
 
 /// Queues of one receiver, under one lock: nothing here takes long.
-#[derive(Default)]
 pub struct Queue {
     jobs: Mutex<Jobs>,
     generator: Condvar,
@@ -56,6 +60,19 @@ const SIGNED_MAX: u64 = 64 << 20;
 const LOOK_UP: Duration = Duration::from_millis(500);
 
 impl Queue {
+    /// Queues for so many workers.
+    pub fn new(workers: usize) -> Self {
+        let jobs = Jobs {
+            workers,
+            ..Jobs::default()
+        };
+        Self {
+            jobs: Mutex::new(jobs),
+            generator: Condvar::new(),
+            workers: Condvar::new(),
+        }
+    }
+
     /// Wakes everyone, to see the stop flag.
     pub fn wake_all(&self) {
         let _jobs = lock(&self.jobs);
@@ -73,6 +90,15 @@ impl Queue {
     pub fn basis(&self, chunk: u32, index: u32, partial: Option<Vec<u8>>) {
         lock(&self.jobs).basis.push_back(Job::Basis(chunk, index, partial));
         self.workers.notify_one();
+    }
+
+    /// For the other workers: a signature that is long enough to share.
+    pub fn help_sign(&self, signing: &Arc<Signing>) {
+        let mut jobs = lock(&self.jobs);
+        for _ in 1..jobs.workers {
+            jobs.basis.push_front(Job::Sign(Arc::clone(signing)));
+        }
+        self.workers.notify_all();
     }
 
     /// For a worker: DATA whose records refer to chunks up to `last`; it waits until that one was compared.
