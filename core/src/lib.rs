@@ -13,10 +13,12 @@ pub mod piece;
 mod receiver;
 pub mod record;
 pub mod rolling;
+pub mod sender;
 pub mod signature;
 pub mod temp;
 mod tools;
 pub mod wake;
+pub mod walk;
 
 pyo3::create_exception!(
     agentd._core,
@@ -42,6 +44,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(tools::roots_overlap, module)?)?;
     module.add_function(wrap_pyfunction!(tools::sweep, module)?)?;
     module.add_function(wrap_pyfunction!(tools::hash_file, module)?)?;
+    module.add_class::<sender::Sender>()?;
     module.add_function(wrap_pyfunction!(version, module)?)?;
     Ok(())
 }

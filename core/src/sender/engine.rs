@@ -1,0 +1,489 @@
+//! The sender's engine: its threads, what they share, and the receiver's messages to it.
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use rustix::io::Errno;
+
+use crate::beneath::{self, Handles, Meta, Root, lock};
+use crate::list::{self, Entry, u32_at, u64_at};
+use crate::wake::Wake;
+use crate::walk::{self, Walk};
+
+use super::Violation;
+use super::basis::{Bases, Known};
+use super::listing::{Listing, Next};
+use super::queue::{self, Queue, Work};
+use super::read;
+
+/// A stack of this size holds a directory block and shallow calls.
+const STACK: usize = 256 << 10;
+
+/// Bytes of an ACK before the chunks to forget.
+const ACK: usize = 36;
+
+/// (code of the error, path, errno or 0, what was being done).
+pub type Failure = (&'static str, Vec<u8>, i32, String);
+
+/// What an engine is to do; see `_core.pyi`.
+pub struct Settings {
+    /// What to leave out, and whether to hash.
+    pub walk: walk::Options,
+    /// Chunks carry numeric owners.
+    pub owners: bool,
+    /// Walkers, and readers.
+    pub threads: usize,
+    /// The largest batch of records.
+    pub batch_max: usize,
+    /// First grants.
+    pub windows: (u64, u64),
+}
+
+/// The source: a directory, or one file in one.
+pub struct Source {
+    /// The root, or the directory that holds the file.
+    pub handles: Handles,
+    single: Option<Single>,
+}
+
+struct Single {
+    /// As the user named it, and as it is named where a symlink led.
+    listed: Vec<u8>,
+    real: Vec<u8>,
+    meta: Meta,
+}
+
+impl Source {
+    /// Opens `path`, a directory or a regular file.
+    pub fn open(path: &[u8]) -> io::Result<Self> {
+        match Root::open(path) {
+            Err(e) if Errno::from_io_error(&e) == Some(Errno::NOTDIR) => Self::open_file(path),
+            root => Ok(Self {
+                handles: Handles::new(root?),
+                single: None,
+            }),
+        }
+    }
+
+    fn open_file(path: &[u8]) -> io::Result<Self> {
+        use std::ffi::OsStr;
+        use std::os::unix::ffi::OsStrExt;
+        let given = std::path::Path::new(OsStr::from_bytes(path));
+        let real = given.canonicalize()?;
+        let (Some(dir), Some(name), Some(listed)) = (real.parent(), real.file_name(), given.file_name()) else {
+            return Err(Errno::INVAL.into());
+        };
+        let root = Root::open(dir.as_os_str().as_bytes())?;
+        let (_, meta) = beneath::open_read_at(root.fd(), name.as_bytes())?;
+        Ok(Self {
+            handles: Handles::new(root),
+            single: Some(Single {
+                listed: listed.as_bytes().to_vec(),
+                real: name.as_bytes().to_vec(),
+                meta,
+            }),
+        })
+    }
+
+    /// What a listed name is called on disk.
+    pub fn name_of<'a>(&'a self, listed: &'a [u8]) -> &'a [u8] {
+        self.single.as_ref().map_or(listed, |single| &single.real)
+    }
+}
+
+/// What was done so far; see `_core.pyi`.
+#[derive(Default)]
+pub struct Counters {
+    files: AtomicU64,
+    literal: AtomicU64,
+    matched: AtomicU64,
+    wanted_files: AtomicU64,
+    wanted_bytes: AtomicU64,
+    acked_files: AtomicU64,
+    acked_bytes: AtomicU64,
+    walk_ns: AtomicU64,
+    read_ns: AtomicU64,
+    hash_ns: AtomicU64,
+}
+
+fn add(counter: &AtomicU64, n: u64) {
+    counter.fetch_add(n, Ordering::Relaxed);
+}
+
+fn ns(began: Instant) -> u64 {
+    began.elapsed().as_nanos() as u64
+}
+
+impl Counters {
+    /// A file went out whole.
+    pub fn file(&self) {
+        add(&self.files, 1);
+    }
+
+    /// Content that was sent.
+    pub fn literal(&self, bytes: u64) {
+        add(&self.literal, bytes);
+    }
+
+    /// Content that the receiver has.
+    pub fn matched(&self, bytes: u64) {
+        add(&self.matched, bytes);
+    }
+
+    /// Time spent reading.
+    pub fn read_ns(&self, began: Instant) {
+        add(&self.read_ns, ns(began));
+    }
+
+    /// Time spent hashing.
+    pub fn hash_ns(&self, began: Instant) {
+        add(&self.hash_ns, ns(began));
+    }
+}
+
+/// One session's sender.
+pub struct Engine {
+    /// Where files are read.
+    pub source: Source,
+    /// What is wanted and what was read.
+    pub queue: Queue,
+    /// What was done.
+    pub counters: Counters,
+    /// Tells the event loop.
+    pub wake: Arc<Wake>,
+    /// The list.
+    pub listing: Listing,
+    settings: Settings,
+    stop: AtomicBool,
+    peer: Mutex<Peer>,
+    failure: Mutex<Option<Failure>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// What the receiver said so far.
+#[derive(Default)]
+struct Peer {
+    want_all: bool,
+    wants: u32,
+    readers: bool,
+    acked: [u64; 4],
+    bases: Bases,
+}
+
+impl Engine {
+    /// An engine at rest.
+    pub fn new(source: Source, settings: Settings, wake: Wake) -> Self {
+        let mut flags = 0;
+        if source.single.is_some() {
+            flags |= list::SINGLE;
+        }
+        if settings.owners {
+            flags |= list::OWNERS;
+        }
+        if settings.walk.hashes {
+            flags |= list::HASHES;
+        }
+        let wake = Arc::new(wake);
+        let ready = Arc::clone(&wake);
+        let (list_window, data_window) = settings.windows;
+        Self {
+            source,
+            queue: Queue::new(settings.batch_max, data_window),
+            counters: Counters::default(),
+            listing: Listing::new(flags, list_window, Box::new(move || ready.signal())),
+            wake,
+            settings,
+            stop: AtomicBool::new(false),
+            peer: Mutex::default(),
+            failure: Mutex::default(),
+            threads: Mutex::default(),
+        }
+    }
+
+    /// Whether it was closed or has failed.
+    pub fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    /// Why it ended by itself.
+    pub fn failure(&self) -> Option<Failure> {
+        lock(&self.failure).clone()
+    }
+
+    /// Begins to walk.
+    pub fn start(self: &Arc<Self>) -> io::Result<()> {
+        self.spawn("walk", Self::walk)
+    }
+
+    fn spawn(self: &Arc<Self>, name: &str, work: fn(&Self)) -> io::Result<()> {
+        let engine = Arc::clone(self);
+        let mut threads = lock(&self.threads);
+        if self.is_stopped() {
+            return Ok(());
+        }
+        let builder = std::thread::Builder::new().name(name.to_owned()).stack_size(STACK);
+        threads.push(builder.spawn(move || engine.guard(work))?);
+        Ok(())
+    }
+
+    fn guard(&self, work: impl FnOnce(&Self)) {
+        if catch_unwind(AssertUnwindSafe(|| work(self))).is_err() {
+            self.fail((
+                "internal",
+                Vec::new(),
+                0,
+                "sending: a worker thread panicked".to_owned(),
+            ));
+        }
+    }
+
+    fn fail(&self, failure: Failure) {
+        lock(&self.failure).get_or_insert(failure);
+        self.stop();
+        self.wake.signal();
+    }
+
+    fn stop(&self) {
+        self.stop.store(true, Ordering::SeqCst);
+        self.listing.stop();
+        self.queue.stop();
+    }
+
+    /// Stops and joins its threads.
+    pub fn close(&self) {
+        self.stop();
+        let threads = std::mem::take(&mut *lock(&self.threads));
+        for thread in threads {
+            // A panic was made a failure by `guard`.
+            let _ = thread.join();
+        }
+    }
+
+    fn walk(&self) {
+        let began = Instant::now();
+        match &self.source.single {
+            Some(single) => self.list_single(single),
+            None => self.list_tree(),
+        }
+        add(&self.counters.walk_ns, ns(began));
+        if !self.is_stopped() {
+            self.listing.finish();
+        }
+    }
+
+    fn list_single(&self, single: &Single) {
+        let meta = &single.meta;
+        let mut hash = [0; 32];
+        if self.settings.walk.hashes {
+            let root = self.source.handles.root();
+            hash = walk::hash_file(root.fd(), &single.real, &mut Vec::new(), &self.stop).unwrap_or_default();
+        }
+        self.listing.single(&Entry {
+            kind: list::REGULAR,
+            mode: meta.mode,
+            size: meta.size,
+            mtime_s: meta.mtime_s,
+            mtime_ns: meta.mtime_ns,
+            uid: meta.uid,
+            gid: meta.gid,
+            name: &single.listed,
+            target: b"",
+            hash,
+        });
+    }
+
+    fn list_tree(&self) {
+        let root = self.source.handles.root();
+        let walk = Walk::new(root, &self.settings.walk, &self.listing, &self.stop);
+        std::thread::scope(|scope| {
+            for _ in 1..self.settings.threads {
+                let builder = std::thread::Builder::new().name("walk".to_owned()).stack_size(STACK);
+                // One walker is enough to end the walk.
+                let _ = builder.spawn_scoped(scope, || self.guard(|_| walk.run()));
+            }
+            self.guard(|_| walk.run());
+        });
+    }
+
+    fn read(&self) {
+        while let Some(work) = self.queue.take() {
+            match work {
+                Work::Batch(batch) => read::send(&batch, Known::Nothing, self),
+                Work::Pieces(large, pieces) => large.send(pieces, self),
+                Work::Rebuild(rebuild) => {
+                    let (batch, known) = rebuild.begin();
+                    read::send(&batch, known, self);
+                }
+            }
+        }
+    }
+
+    /// A batch goes out; with it, `resolved` files of chunk `n` have gone out.
+    pub fn emit(&self, n: u32, payload: Vec<u8>, resolved: u32) {
+        self.queue.emit(n, payload, resolved);
+        self.wake.signal();
+    }
+
+    fn start_readers(self: &Arc<Self>, peer: &mut Peer) {
+        if std::mem::replace(&mut peer.readers, true) {
+            return;
+        }
+        for _ in 0..self.settings.threads {
+            if let Err(e) = self.spawn("read", Self::read) {
+                let errno = e.raw_os_error().unwrap_or(0);
+                self.fail(("internal", Vec::new(), errno, "starting a thread".to_owned()));
+                return;
+            }
+        }
+    }
+
+    /// The next of the list. `idle`: see `Listing::next`.
+    pub fn next_control(self: &Arc<Self>) -> Option<Next> {
+        let mut peer = lock(&self.peer);
+        let next = self.listing.next(|| self.wake.rearm());
+        if let Some(Next::Chunk(n, _)) = next
+            && peer.want_all
+        {
+            self.want_whole(n, &mut peer);
+        }
+        next
+    }
+
+    /// Every regular file of every chunk is wanted.
+    pub fn want_all(self: &Arc<Self>) {
+        let mut peer = lock(&self.peer);
+        if std::mem::replace(&mut peer.want_all, true) {
+            return;
+        }
+        for n in 0..self.listing.taken() {
+            self.want_whole(n, &mut peer);
+        }
+    }
+
+    fn want_whole(self: &Arc<Self>, n: u32, peer: &mut Peer) {
+        let Some(chunk) = self.listing.chunk(n) else {
+            return;
+        };
+        let files = (0..chunk.entries() as u32)
+            .filter(|&i| chunk.entry(i).kind == list::REGULAR)
+            .collect::<Vec<_>>();
+        self.wanted(n, &chunk, files, Vec::new(), peer);
+    }
+
+    fn wanted(self: &Arc<Self>, n: u32, chunk: &Arc<list::Chunk>, whole: Vec<u32>, later: Vec<u32>, peer: &mut Peer) {
+        let bytes = whole.iter().chain(&later).map(|&i| chunk.entry(i).size).sum();
+        add(&self.counters.wanted_files, (whole.len() + later.len()) as u64);
+        add(&self.counters.wanted_bytes, bytes);
+        if whole.is_empty() && later.is_empty() {
+            return;
+        }
+        self.start_readers(peer);
+        self.queue.want(n, Arc::clone(chunk), whole, later.len() as u32);
+        peer.bases.expect(n, chunk, later);
+    }
+
+    /// A WANT.
+    pub fn want_untrusted(self: &Arc<Self>, n: u32, payload: &[u8]) -> Result<(), Violation> {
+        let mut peer = lock(&self.peer);
+        if peer.want_all || n != peer.wants {
+            return Err("a WANT that is out of order");
+        }
+        let entries = self
+            .listing
+            .entries_of(n)
+            .ok_or("a WANT for a chunk that is not there")?;
+        let half = entries.div_ceil(8);
+        if payload.len() != 2 * half {
+            return Err("a WANT whose bitmaps do not fit its chunk");
+        }
+        peer.wants += 1;
+        if payload.iter().all(|&byte| byte == 0) {
+            return Ok(());
+        }
+        let (wanted, basis) = payload.split_at(half);
+        if wanted.iter().zip(basis).any(|(w, b)| b & !w != 0) {
+            return Err("a WANT that names a basis for what it does not want");
+        }
+        let chunk = self.listing.chunk(n).ok_or("a WANT for a chunk that is not there")?;
+        let now: Vec<u8> = wanted.iter().zip(basis).map(|(w, b)| w & !b).collect();
+        let whole = queue::wanted_untrusted(&chunk, &now)?;
+        let later = queue::wanted_untrusted(&chunk, basis)?;
+        self.wanted(n, &chunk, whole, later, &mut peer);
+        Ok(())
+    }
+
+    /// A BASIS.
+    pub fn basis_untrusted(self: &Arc<Self>, payload: &[u8]) -> Result<(), Violation> {
+        let mut peer = lock(&self.peer);
+        if let Some(rebuild) = peer.bases.take_untrusted(payload)? {
+            self.queue.rebuild(Box::new(rebuild));
+        }
+        Ok(())
+    }
+
+    /// An ACK.
+    pub fn ack_untrusted(&self, payload: &[u8]) -> Result<(), Violation> {
+        let mut peer = lock(&self.peer);
+        if payload.len() < ACK || payload.len() - ACK != 4 * u32_at(payload, ACK - 4) as usize {
+            return Err("an ACK whose chunks do not fill it");
+        }
+        let said: [u64; 4] = std::array::from_fn(|i| u64_at(payload, 8 * i));
+        if said.iter().zip(&peer.acked).any(|(new, old)| new < old) {
+            return Err("an ACK that takes back what an earlier one gave");
+        }
+        peer.acked = said;
+        for at in (ACK..payload.len()).step_by(4) {
+            let n = u32_at(payload, at);
+            if !peer.want_all && n >= peer.wants || self.queue.is_open(n) {
+                return Err("an ACK that forgets a chunk of which something is to come");
+            }
+            self.listing.forget_untrusted(n)?;
+        }
+        drop(peer);
+        let [list_window, data_window, files, bytes] = said;
+        self.counters.acked_files.store(files, Ordering::Relaxed);
+        self.counters.acked_bytes.store(bytes, Ordering::Relaxed);
+        self.grant(list_window, data_window);
+        Ok(())
+    }
+
+    /// Raises the grants.
+    pub fn grant(&self, list_window: u64, data_window: u64) {
+        self.listing.grant(list_window);
+        if self.queue.grant(data_window) {
+            self.wake.signal();
+        }
+    }
+
+    /// The receiver broke the protocol.
+    pub fn violated(&self, violation: Violation) {
+        self.fail(("protocol", Vec::new(), 0, violation.to_owned()));
+    }
+
+    /// Name and value of every counter.
+    pub fn counted(&self) -> [(&'static str, u64); 14] {
+        let (listed, entries_bytes, done) = self.listing.progress();
+        let c = &self.counters;
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        [
+            ("listed", listed),
+            ("entries_bytes", entries_bytes),
+            ("files_sent", get(&c.files)),
+            ("literal", get(&c.literal)),
+            ("matched", get(&c.matched)),
+            ("data_bytes", self.queue.sent()),
+            ("acked_files", get(&c.acked_files)),
+            ("acked_bytes", get(&c.acked_bytes)),
+            ("wanted_files", get(&c.wanted_files)),
+            ("wanted_bytes", get(&c.wanted_bytes)),
+            ("list_done", done.into()),
+            ("walk_ns", get(&c.walk_ns)),
+            ("read_ns", get(&c.read_ns)),
+            ("hash_ns", get(&c.hash_ns)),
+        ]
+    }
+}

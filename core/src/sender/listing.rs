@@ -1,0 +1,252 @@
+//! The file list on its way out: parts become chunks, chunks wait to be taken, and stay until they are forgotten.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::beneath::lock;
+use crate::list::{self, Builder, Chunk, Entry};
+use crate::walk::{Part, Sink};
+
+use super::Violation;
+
+/// Chunks grow from this size, so that the first ones leave early,
+const TARGET_MIN: usize = 4 << 10;
+/// to this one, where a chunk's fixed costs are no longer felt.
+const TARGET_MAX: usize = 96 << 10;
+/// A chunk below its target leaves when nothing else waits to and the last one left so long ago.
+const FLUSH_AFTER: Duration = Duration::from_millis(2);
+/// Bytes of chunks held, whatever a receiver grants without forgetting any.
+const HELD_MAX: u64 = 64 << 20;
+
+/// A chunk as it was sent, parsed when something in it is wanted.
+pub struct Held {
+    payload: Vec<u8>,
+    entries: usize,
+    chunk: Option<Arc<Chunk>>,
+}
+
+/// The whole list: chunks, entries, BLAKE3 over the payloads in order.
+pub type Total = (u32, u64, [u8; 32]);
+
+/// The list of one session.
+pub struct Listing {
+    state: Mutex<State>,
+    room: Condvar,
+    ready: Box<dyn Fn() + Send + Sync>,
+}
+
+struct State {
+    builder: Builder,
+    target: usize,
+    flushed: Option<Instant>,
+    grant: u64,
+    bytes: u64,
+    entries: u64,
+    held_bytes: u64,
+    hasher: blake3::Hasher,
+    /// Chunks by number; None: forgotten.
+    chunks: Vec<Option<Held>>,
+    /// Chunks that wait for `next`.
+    queue: VecDeque<Vec<u8>>,
+    taken: u32,
+    finished: bool,
+    end_taken: bool,
+    stopped: bool,
+}
+
+/// What `next` gives.
+pub enum Next {
+    /// Chunk number and payload.
+    Chunk(u32, Vec<u8>),
+    /// The list is complete.
+    End,
+}
+
+impl Listing {
+    /// An empty list with these chunk flags. `ready` is called when there is something to take.
+    pub fn new(flags: u16, grant: u64, ready: Box<dyn Fn() + Send + Sync>) -> Self {
+        Self {
+            state: Mutex::new(State {
+                builder: Builder::new(flags),
+                target: TARGET_MIN,
+                flushed: None,
+                grant,
+                bytes: 0,
+                entries: 0,
+                held_bytes: 0,
+                hasher: blake3::Hasher::new(),
+                chunks: Vec::new(),
+                queue: VecDeque::new(),
+                taken: 0,
+                finished: false,
+                end_taken: false,
+                stopped: false,
+            }),
+            room: Condvar::new(),
+            ready,
+        }
+    }
+
+    /// The source is one file: its entry is the whole list. False when stopped.
+    pub fn single(&self, entry: &Entry<'_>) -> bool {
+        let Some(mut state) = self.wait_room() else {
+            return false;
+        };
+        state.builder.begin_group(b"", list::FIRST | list::LAST, 0);
+        state.builder.push(entry);
+        true
+    }
+
+    /// Waits until a chunk is begun already or may be begun.
+    fn wait_room(&self) -> Option<std::sync::MutexGuard<'_, State>> {
+        let mut state = lock(&self.state);
+        loop {
+            if state.stopped {
+                return None;
+            }
+            if !state.builder.is_empty() || state.bytes < state.grant && state.held_bytes < HELD_MAX {
+                return Some(state);
+            }
+            state = self.room.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// The walk is over.
+    pub fn finish(&self) {
+        let mut state = lock(&self.state);
+        if !state.builder.is_empty() {
+            state.flush();
+        }
+        state.finished = true;
+        drop(state);
+        (self.ready)();
+    }
+
+    /// Lets the walk end early.
+    pub fn stop(&self) {
+        lock(&self.state).stopped = true;
+        self.room.notify_all();
+    }
+
+    /// The next chunk, then the end, once. `idle` is called, under the lock, when there is neither.
+    pub fn next(&self, idle: impl FnOnce()) -> Option<Next> {
+        let mut state = lock(&self.state);
+        if let Some(payload) = state.queue.pop_front() {
+            let n = state.taken;
+            state.taken += 1;
+            return Some(Next::Chunk(n, payload));
+        }
+        if state.finished && !state.end_taken {
+            state.end_taken = true;
+            return Some(Next::End);
+        }
+        idle();
+        None
+    }
+
+    /// The whole list, once its end was taken.
+    pub fn total(&self) -> Option<Total> {
+        let state = lock(&self.state);
+        let hash = state.hasher.finalize().into();
+        state.end_taken.then_some((state.taken, state.entries, hash))
+    }
+
+    /// (entries, payload bytes, whether the list is complete) so far.
+    pub fn progress(&self) -> (u64, u64, bool) {
+        let state = lock(&self.state);
+        (state.entries, state.bytes, state.finished)
+    }
+
+    /// How many chunks were taken.
+    pub fn taken(&self) -> u32 {
+        lock(&self.state).taken
+    }
+
+    /// How many entries chunk `n` has, when it was taken and is not forgotten.
+    pub fn entries_of(&self, n: u32) -> Option<usize> {
+        let state = lock(&self.state);
+        let held = state.chunks.get(n as usize).filter(|_| n < state.taken)?;
+        held.as_ref().map(|h| h.entries)
+    }
+
+    /// Chunk `n`, when it was taken and is not forgotten.
+    pub fn chunk(&self, n: u32) -> Option<Arc<Chunk>> {
+        let mut state = lock(&self.state);
+        if n >= state.taken {
+            return None;
+        }
+        let held = state.chunks.get_mut(n as usize)?.as_mut()?;
+        if held.chunk.is_none() {
+            // Made here a moment ago: it parses.
+            let chunk = Chunk::parse_untrusted(std::mem::take(&mut held.payload)).ok()?;
+            held.chunk = Some(Arc::new(chunk));
+        }
+        held.chunk.clone()
+    }
+
+    /// The receiver wants nothing more of chunk `n`.
+    pub fn forget_untrusted(&self, n: u32) -> Result<(), Violation> {
+        let mut state = lock(&self.state);
+        let taken = state.taken;
+        let held = state
+            .chunks
+            .get_mut(n as usize)
+            .filter(|_| n < taken)
+            .and_then(Option::take);
+        let Some(held) = held else {
+            return Err("an ACK that forgets a chunk that is not there");
+        };
+        state.held_bytes -= held.chunk.map_or(held.payload.len(), |c| c.len()) as u64;
+        drop(state);
+        self.room.notify_all();
+        Ok(())
+    }
+
+    /// Raises the grant; a lower one changes nothing.
+    pub fn grant(&self, grant: u64) {
+        let mut state = lock(&self.state);
+        state.grant = state.grant.max(grant);
+        drop(state);
+        self.room.notify_all();
+    }
+}
+
+impl State {
+    fn flush(&mut self) {
+        self.entries += self.builder.entries() as u64;
+        let entries = self.builder.entries();
+        let payload = self.builder.finish();
+        self.hasher.update(&payload);
+        self.bytes += payload.len() as u64;
+        self.held_bytes += payload.len() as u64;
+        self.queue.push_back(payload.clone());
+        self.chunks.push(Some(Held {
+            payload,
+            entries,
+            chunk: None,
+        }));
+        self.target = (self.target * 2).min(TARGET_MAX);
+        self.flushed = Some(Instant::now());
+    }
+}
+
+impl Sink for Listing {
+    fn part(&self, part: &Part<'_>) -> bool {
+        let Some(mut state) = self.wait_room() else {
+            return false;
+        };
+        state.builder.begin_group(part.path, part.flags, part.errno);
+        for entry in part.entries() {
+            state.builder.push(&entry);
+        }
+        let idle = state.queue.is_empty() && state.flushed.is_none_or(|at| at.elapsed() >= FLUSH_AFTER);
+        if !idle && state.builder.len() < state.target {
+            return true;
+        }
+        state.flush();
+        drop(state);
+        (self.ready)();
+        true
+    }
+}

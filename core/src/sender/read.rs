@@ -1,0 +1,252 @@
+//! Reads wanted files into batches of records.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Instant;
+
+use rustix::io::Errno;
+
+use crate::beneath::{self, Meta};
+use crate::buffer;
+use crate::list::Group;
+use crate::piece;
+use crate::record::{self, Record};
+
+use super::basis::Known;
+use super::engine::Engine;
+use super::large::Large;
+use super::queue::Batch;
+
+/// How often a file that changes while it is read is read.
+const TRIES: u32 = 3;
+
+const VANISHED: u8 = 1;
+const CHANGED: u8 = 2;
+const UNREADABLE: u8 = 3;
+
+/// Why a wanted file does not come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Trouble {
+    code: u8,
+    errno: i32,
+}
+
+impl Trouble {
+    /// It changed while it was read.
+    pub fn changed() -> Self {
+        Self {
+            code: CHANGED,
+            errno: 0,
+        }
+    }
+
+    /// It has more pieces than can be numbered.
+    pub fn too_large() -> Self {
+        Errno::FBIG.into()
+    }
+
+    /// The PROBLEM record that says so.
+    pub fn record(self, n: u32, index: u32) -> Record {
+        Record {
+            kind: record::PROBLEM,
+            chunk: n,
+            index,
+            code: self.code,
+            errno: self.errno.unsigned_abs(),
+            ..Record::default()
+        }
+    }
+}
+
+impl From<io::Error> for Trouble {
+    fn from(e: io::Error) -> Self {
+        Errno::from_io_error(&e).unwrap_or(Errno::IO).into()
+    }
+}
+
+impl From<Errno> for Trouble {
+    fn from(e: Errno) -> Self {
+        let code = match e {
+            Errno::NOENT | Errno::NOTDIR => VANISHED,
+            // A symlink, a directory, a fifo or a socket took its place.
+            Errno::LOOP | Errno::INVAL | Errno::ISDIR | Errno::NXIO => CHANGED,
+            _ => UNREADABLE,
+        };
+        Self {
+            code,
+            errno: e.raw_os_error(),
+        }
+    }
+}
+
+/// A record of entry (n, index) with a file's attributes.
+pub fn header(n: u32, index: u32, meta: &Meta) -> Record {
+    Record {
+        mode: meta.mode,
+        chunk: n,
+        index,
+        size: meta.size,
+        mtime_s: meta.mtime_s,
+        mtime_ns: meta.mtime_ns,
+        ..Record::default()
+    }
+}
+
+/// Appends `len` bytes of `file` from `offset`, or fails with `changed`: it has fewer, or (read in one go) more.
+pub fn append(file: &OwnedFd, out: &mut Vec<u8>, offset: u64, len: usize) -> Result<(), Trouble> {
+    let end = out.len() + len;
+    out.reserve(len);
+    while out.len() < end {
+        let at = offset + (len - (end - out.len())) as u64;
+        match rustix::io::pread(file.as_fd(), rustix::buffer::spare_capacity(out), at) {
+            Ok(0) => return Err(Trouble::changed()),
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    out.truncate(end);
+    Ok(())
+}
+
+/// A batch while it is filled.
+struct Filling<'a> {
+    engine: &'a Engine,
+    batch: &'a Batch,
+    out: Vec<u8>,
+    files: u32,
+    dir: Option<(Group, Result<Arc<OwnedFd>, Trouble>)>,
+    known: Known,
+}
+
+/// Reads the files of a batch and sends them; a large one is begun. `known` is about the only file of its batch.
+pub fn send(batch: &Batch, known: Known, engine: &Engine) {
+    let mut filling = Filling {
+        engine,
+        batch,
+        out: buffer::take(batch.expected),
+        files: 0,
+        dir: None,
+        known,
+    };
+    for &index in &batch.files {
+        if engine.is_stopped() {
+            return;
+        }
+        if let Err(trouble) = filling.file(index) {
+            filling.problem(index, trouble);
+        }
+    }
+    filling.flush(0);
+}
+
+impl Filling<'_> {
+    /// Sends what was filled, when there is not room for `more` bytes behind it.
+    fn flush(&mut self, more: usize) {
+        if more > 0 && self.out.len() + more <= self.engine.queue.batch_max() {
+            self.out.reserve(more);
+            return;
+        }
+        if !self.out.is_empty() {
+            let full = std::mem::replace(&mut self.out, buffer::take(more));
+            let files = std::mem::take(&mut self.files);
+            self.engine.emit(self.batch.n, full, files);
+        }
+        self.out.reserve(more);
+    }
+
+    fn problem(&mut self, index: u32, trouble: Trouble) {
+        self.flush(record::HEADER);
+        let at = self.out.len();
+        self.out.resize(at + record::HEADER, 0);
+        trouble.record(self.batch.n, index).write(&mut self.out[at..]);
+        self.files += 1;
+    }
+
+    fn file(&mut self, index: u32) -> Result<(), Trouble> {
+        let mut tries = 0;
+        loop {
+            let began = Instant::now();
+            let (file, meta) = self.open(index)?;
+            if meta.size > piece::PIECE as u64 {
+                let large = Large::new(
+                    self.batch.n,
+                    index,
+                    file,
+                    meta,
+                    std::mem::replace(&mut self.known, Known::Nothing),
+                )?;
+                self.engine.queue.share(Arc::new(large));
+                return Ok(());
+            }
+            let len = meta.size as usize;
+            self.flush(record::HEADER + len);
+            let at = self.out.len();
+            self.out.resize(at + record::HEADER, 0);
+            let read = append(&file, &mut self.out, 0, len);
+            let after = beneath::stat(&file)?;
+            self.engine.counters.read_ns(began);
+            if read.is_ok() && after == meta {
+                self.whole(index, &meta, at);
+                return Ok(());
+            }
+            self.out.truncate(at);
+            tries += 1;
+            match read {
+                Err(trouble) if trouble != Trouble::changed() => return Err(trouble),
+                _ if tries == TRIES => return Err(Trouble::changed()),
+                _ => {}
+            }
+        }
+    }
+
+    fn whole(&mut self, index: u32, meta: &Meta, at: usize) {
+        let began = Instant::now();
+        let data = &self.out[at + record::HEADER..];
+        let len = data.len() as u64;
+        let hash = piece::hash(data);
+        let mut literal = len;
+        let mut encoding = record::RAW;
+        if let Known::Blocks(matcher, _) = &mut self.known {
+            let mut tokens = Vec::new();
+            let stats = matcher.piece(data, 0, b"", &mut tokens);
+            if tokens.len() < data.len() {
+                self.out.truncate(at + record::HEADER);
+                self.out.extend_from_slice(&tokens);
+                (encoding, literal) = (record::DELTA, stats.literal);
+            }
+        }
+        let header = Record {
+            kind: record::WHOLE,
+            encoding,
+            data_len: (self.out.len() - at - record::HEADER) as u32,
+            hash,
+            ..header(self.batch.n, index, meta)
+        };
+        self.engine.counters.hash_ns(began);
+        self.engine.counters.literal(literal);
+        self.engine.counters.matched(len - literal);
+        self.engine.counters.file();
+        header.write(&mut self.out[at..]);
+        self.files += 1;
+    }
+
+    /// Opens a file; its directory is opened once for files of it in a row.
+    fn open(&mut self, index: u32) -> Result<(OwnedFd, Meta), Trouble> {
+        let chunk = &self.batch.chunk;
+        let source = &self.engine.source;
+        let dir = match &self.dir {
+            Some((group, dir)) if (group.start..group.start + group.entries).contains(&index) => dir,
+            _ => {
+                let group = *chunk.group_of(index);
+                let dir = source.handles.dir(chunk.path(&group)).map_err(Trouble::from);
+                &self.dir.insert((group, dir)).1
+            }
+        };
+        let dir = dir.as_ref().map_err(|trouble| *trouble)?;
+        Ok(beneath::open_read_at(
+            dir.as_ref(),
+            source.name_of(chunk.entry(index).name),
+        )?)
+    }
+}

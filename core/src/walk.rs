@@ -1,0 +1,412 @@
+//! Walks one source tree with several threads and hands out what it finds, part by part.
+//!
+//! Every directory is opened by its parent's handle, or beneath the root when that was not kept; no symlink below the
+//! root is followed. A directory's parts come in order, and before those of its children. Depth costs no stack, and
+//! neither depth nor width costs handles: at most `HANDLES_MAX` directories are held open for waiting children.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+
+use rustix::io::Errno;
+
+use crate::beneath::{self, Meta, Root, lock};
+use crate::filter::Filter;
+use crate::list::{self, Entry};
+use crate::temp;
+
+/// Directories held open for children that wait; beyond it children are opened beneath the root.
+const HANDLES_MAX: usize = 128;
+/// A part holds at most so many entries, so that a huge directory flows in bounded memory.
+const PART_ENTRIES: usize = 1024;
+/// And so many bytes of names and targets.
+const PART_TEXT: usize = 64 << 10;
+/// Before a file of this size is hashed, what was found so far goes out.
+const HASH_ALONE: u64 = 4 << 20;
+/// Read in blocks of this size when hashing.
+const HASH_BLOCK: usize = 256 << 10;
+
+/// Where parts go.
+pub trait Sink: Sync {
+    /// Takes a part of a directory; may wait for room. False: the walk stops.
+    fn part(&self, part: &Part<'_>) -> bool;
+}
+
+/// A part of a directory (or all of it).
+pub struct Part<'a> {
+    /// The directory, relative to the root.
+    pub path: &'a [u8],
+    /// Group flags of `list`.
+    pub flags: u8,
+    /// Why it is INCOMPLETE.
+    pub errno: i32,
+    found: &'a Found,
+}
+
+impl Part<'_> {
+    /// Its entries, in order.
+    pub fn entries(&self) -> impl Iterator<Item = Entry<'_>> {
+        self.found.items.iter().map(|item| self.found.entry(item))
+    }
+}
+
+/// What a walk looks for.
+pub struct Options {
+    /// What is left out.
+    pub filter: Filter,
+    /// Hash the content of regular files.
+    pub hashes: bool,
+}
+
+/// One walk, shared by its threads.
+pub struct Walk<'a> {
+    root: &'a Root,
+    options: &'a Options,
+    sink: &'a dyn Sink,
+    stop: &'a AtomicBool,
+    todo: Mutex<Todo>,
+    more: Condvar,
+    handles: Arc<AtomicUsize>,
+}
+
+#[derive(Default)]
+struct Todo {
+    waiting: Vec<Task>,
+    busy: usize,
+    idle: usize,
+}
+
+struct Task {
+    /// None for the root itself.
+    parent: Option<Arc<Dir>>,
+    name: Box<[u8]>,
+}
+
+/// A directory whose children wait.
+struct Dir {
+    path: Vec<u8>,
+    fd: Option<OwnedFd>,
+    handles: Arc<AtomicUsize>,
+}
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        if self.fd.take().is_some() {
+            self.handles.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+#[derive(Default)]
+struct Found {
+    items: Vec<Item>,
+    text: Vec<u8>,
+}
+
+struct Item {
+    kind: u8,
+    meta: Option<Meta>,
+    name_len: u16,
+    target_len: u16,
+    text: u32,
+    hash: [u8; 32],
+}
+
+impl Found {
+    fn entry(&self, item: &Item) -> Entry<'_> {
+        let text = &self.text[item.text as usize..];
+        let (name, rest) = text.split_at(item.name_len.into());
+        let meta = item.meta.as_ref();
+        Entry {
+            kind: item.kind,
+            mode: meta.map_or(0, |m| m.mode),
+            size: meta.map_or(0, |m| if item.kind == list::REGULAR { m.size } else { 0 }),
+            mtime_s: meta.map_or(0, |m| m.mtime_s),
+            mtime_ns: meta.map_or(0, |m| m.mtime_ns),
+            uid: meta.map_or(0, |m| m.uid),
+            gid: meta.map_or(0, |m| m.gid),
+            name,
+            target: &rest[..item.target_len.into()],
+            hash: item.hash,
+        }
+    }
+
+    fn push(&mut self, kind: u8, meta: Option<Meta>, name: &[u8], target: &[u8], hash: [u8; 32]) {
+        self.items.push(Item {
+            kind,
+            meta,
+            name_len: name.len() as u16,
+            target_len: target.len() as u16,
+            text: self.text.len() as u32,
+            hash,
+        });
+        self.text.extend_from_slice(name);
+        self.text.extend_from_slice(target);
+    }
+
+    fn clear(&mut self) {
+        self.items.clear();
+        self.text.clear();
+    }
+}
+
+/// What a thread keeps from directory to directory.
+#[derive(Default)]
+struct Scratch {
+    found: Found,
+    path: Vec<u8>,
+    block: Vec<u8>,
+    dirs: Vec<Box<[u8]>>,
+}
+
+/// A directory while it is read.
+struct Visit<'a> {
+    dir: &'a Arc<Dir>,
+    flags: u8,
+    errno: i32,
+    stopped: bool,
+}
+
+impl<'a> Walk<'a> {
+    /// A walk of everything below `root`. It ends early when `stop` is set and `wake` called.
+    pub fn new(root: &'a Root, options: &'a Options, sink: &'a dyn Sink, stop: &'a AtomicBool) -> Self {
+        let first = Task {
+            parent: None,
+            name: Box::default(),
+        };
+        Self {
+            root,
+            options,
+            sink,
+            stop,
+            todo: Mutex::new(Todo {
+                waiting: vec![first],
+                ..Todo::default()
+            }),
+            more: Condvar::new(),
+            handles: Arc::default(),
+        }
+    }
+
+    /// Takes part in the walk; every thread of it runs this. Returns when nothing is left or it was stopped.
+    pub fn run(&self) {
+        let mut scratch = Scratch::default();
+        while let Some(task) = self.take() {
+            let _done = Busy(self);
+            self.visit(&task, &mut scratch);
+        }
+    }
+
+    fn take(&self) -> Option<Task> {
+        let mut todo = lock(&self.todo);
+        loop {
+            if self.stop.load(Ordering::Relaxed) {
+                return None;
+            }
+            if let Some(task) = todo.waiting.pop() {
+                todo.busy += 1;
+                return Some(task);
+            }
+            if todo.busy == 0 {
+                return None;
+            }
+            todo.idle += 1;
+            todo = self.more.wait(todo).unwrap_or_else(std::sync::PoisonError::into_inner);
+            todo.idle -= 1;
+        }
+    }
+
+    fn open(&self, task: &Task, path: &[u8]) -> io::Result<OwnedFd> {
+        match task.parent.as_deref() {
+            Some(Dir { fd: Some(fd), .. }) => beneath::open_dir_at(fd, &task.name),
+            // A handle of its own: reading a directory moves the handle's position.
+            None => beneath::open_dir_at(self.root.fd(), b"."),
+            Some(_) => self.root.open_dir(path),
+        }
+    }
+
+    fn visit(&self, task: &Task, scratch: &mut Scratch) {
+        let mut path = Vec::new();
+        if let Some(parent) = &task.parent {
+            join(&mut path, &parent.path, &task.name);
+        }
+        scratch.found.clear();
+        let fd = match self.open(task, &path) {
+            Ok(fd) => fd,
+            Err(e) => {
+                self.root_entry(task, scratch);
+                self.sink.part(&Part {
+                    path: &path,
+                    flags: list::FIRST | list::LAST | list::INCOMPLETE,
+                    errno: errno_of(&e),
+                    found: &scratch.found,
+                });
+                return;
+            }
+        };
+        let keep = self.handles.fetch_add(1, Ordering::Relaxed) < HANDLES_MAX;
+        let (kept, passing) = if keep { (Some(fd), None) } else { (None, Some(fd)) };
+        if !keep {
+            self.handles.fetch_sub(1, Ordering::Relaxed);
+        }
+        let dir = Arc::new(Dir {
+            path,
+            fd: kept,
+            handles: Arc::clone(&self.handles),
+        });
+        if let Some(fd) = dir.fd.as_ref().or(passing.as_ref()) {
+            self.root_entry(task, scratch);
+            self.read(fd, &dir, scratch);
+        }
+    }
+
+    /// The root's own entry, the first of the first chunk.
+    fn root_entry(&self, task: &Task, scratch: &mut Scratch) {
+        if task.parent.is_none() {
+            let meta = beneath::stat(self.root.fd()).ok();
+            scratch.found.push(list::DIRECTORY, meta, b"", b"", [0; 32]);
+        }
+    }
+
+    fn read(&self, fd: &OwnedFd, dir: &Arc<Dir>, scratch: &mut Scratch) {
+        let mut visit = Visit {
+            dir,
+            flags: list::FIRST,
+            errno: 0,
+            stopped: false,
+        };
+        let read = beneath::each_name(fd, |name| {
+            if visit.stopped {
+                return;
+            }
+            self.look(fd, name, &mut visit, scratch);
+            if scratch.found.items.len() >= PART_ENTRIES || scratch.found.text.len() >= PART_TEXT {
+                self.flush(&mut visit, scratch, 0);
+            }
+        });
+        if let Err(e) = read {
+            visit.errno = errno_of(&e);
+        }
+        self.flush(&mut visit, scratch, list::LAST);
+    }
+
+    /// Adds the entry `name` of a directory, unless it is excluded, one of our own files or gone already.
+    fn look(&self, fd: &OwnedFd, name: &[u8], visit: &mut Visit<'_>, scratch: &mut Scratch) {
+        if temp::parse(name).is_some() {
+            return;
+        }
+        if !list::is_component(name) || visit.dir.path.len() + 1 + name.len() > list::PATH_MAX {
+            visit.errno = Errno::NAMETOOLONG.raw_os_error();
+            return;
+        }
+        let meta = match beneath::stat_at(fd, name) {
+            Ok(meta) => Some(meta),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return,
+            Err(_) => None,
+        };
+        let mut kind = meta.map_or(list::UNREADABLE, |m| m.kind);
+        if !self.options.filter.is_empty() {
+            join(&mut scratch.path, &visit.dir.path, name);
+            if self.options.filter.excludes(&scratch.path, kind == list::DIRECTORY) {
+                return;
+            }
+        }
+        let mut target = Vec::new();
+        let mut hash = [0; 32];
+        match (kind, meta) {
+            (list::DIRECTORY, _) => scratch.dirs.push(name.into()),
+            (list::SYMLINK, _) => match beneath::read_link_at(fd, name) {
+                Ok(text) if text.len() <= usize::from(u16::MAX) => target = text,
+                Err(e) if e.kind() == io::ErrorKind::NotFound => return,
+                _ => kind = list::UNREADABLE,
+            },
+            (list::REGULAR, Some(meta)) if self.options.hashes => {
+                if meta.size >= HASH_ALONE {
+                    self.flush(visit, scratch, 0);
+                }
+                // A zero hash equals no content's: what cannot be read is asked for, and is a problem then.
+                hash = hash_file(fd, name, &mut scratch.block, self.stop).unwrap_or_default();
+            }
+            _ => {}
+        }
+        scratch.found.push(kind, meta, name, &target, hash);
+    }
+
+    /// Hands out what was found since the last part, then lets the directories among it be walked.
+    fn flush(&self, visit: &mut Visit<'_>, scratch: &mut Scratch, last: u8) {
+        let incomplete = if last != 0 && visit.errno != 0 {
+            list::INCOMPLETE
+        } else {
+            0
+        };
+        if last == 0 && scratch.found.items.is_empty() || visit.stopped {
+            return;
+        }
+        visit.stopped = !self.sink.part(&Part {
+            path: &visit.dir.path,
+            flags: visit.flags | last | incomplete,
+            errno: if incomplete != 0 { visit.errno } else { 0 },
+            found: &scratch.found,
+        });
+        visit.flags = 0;
+        scratch.found.clear();
+        if scratch.dirs.is_empty() {
+            return;
+        }
+        let mut todo = lock(&self.todo);
+        // The one found first is taken first.
+        todo.waiting.extend(scratch.dirs.drain(..).rev().map(|name| Task {
+            parent: Some(Arc::clone(visit.dir)),
+            name,
+        }));
+        if todo.idle > 0 {
+            self.more.notify_all();
+        }
+    }
+}
+
+/// A directory is being walked until this is dropped, in a panic too: the others must not wait for ever.
+struct Busy<'a, 'w>(&'a Walk<'w>);
+
+impl Drop for Busy<'_, '_> {
+    fn drop(&mut self) {
+        let mut todo = lock(&self.0.todo);
+        todo.busy -= 1;
+        if todo.busy == 0 && todo.waiting.is_empty() || self.0.stop.load(Ordering::Relaxed) {
+            self.0.more.notify_all();
+        }
+    }
+}
+
+/// BLAKE3 of the regular file `name` in `dir`, read through `block`; fails when `stop` is set meanwhile.
+pub fn hash_file(dir: impl AsFd, name: &[u8], block: &mut Vec<u8>, stop: &AtomicBool) -> io::Result<[u8; 32]> {
+    let (file, _) = beneath::open_read_at(dir, name)?;
+    block.resize(HASH_BLOCK, 0);
+    let mut hasher = blake3::Hasher::new();
+    loop {
+        match rustix::io::read(&file, &mut block[..]) {
+            Err(Errno::INTR) => {}
+            Ok(0) => return Ok(hasher.finalize().into()),
+            n => {
+                hasher.update(&block[..n?]);
+            }
+        }
+        if stop.load(Ordering::Relaxed) {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+    }
+}
+
+fn join(out: &mut Vec<u8>, dir: &[u8], name: &[u8]) {
+    out.clear();
+    out.extend_from_slice(dir);
+    if !dir.is_empty() {
+        out.push(b'/');
+    }
+    out.extend_from_slice(name);
+}
+
+fn errno_of(e: &io::Error) -> i32 {
+    e.raw_os_error().unwrap_or_else(|| Errno::IO.raw_os_error())
+}
