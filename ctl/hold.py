@@ -30,10 +30,10 @@ def hold(control_socket: str, peer_socket: str, start: Callable[[], None], ours:
     try:
         agent, theirs = reach(control_socket, start, ours)
     except SyncError as e:
-        _say(encode_line(Failed(e.code, e.message, e.hint)))
+        say(encode_line(Failed(e.code, e.message, e.hint)))
         return e.exit_status
     with agent:
-        _say(encode_line(Ready(theirs.version, theirs.agent, os.fsencode(peer_socket))))
+        say(encode_line(Ready(theirs.version, theirs.agent, os.fsencode(peer_socket))))
         return _wait_end(agent)
 
 
@@ -87,8 +87,8 @@ def _greet(agent: socket.socket, ours: Hello) -> Hello:
 def _wait_end(agent: socket.socket) -> int:
     """Wait for the end of stdin, or of the agent."""
     while True:
-        readable, _, _ = select.select([0, agent], [], [])
-        if agent in readable and not _alive(agent):
+        readable, _, _ = select.select([0, agent.fileno()], [], [])
+        if agent.fileno() in readable and not _alive(agent):
             return EXIT_NO_AGENT
         if 0 in readable and not os.read(0, 4096):
             return EXIT_DONE
@@ -101,7 +101,7 @@ def _alive(agent: socket.socket) -> bool:
         return False
 
 
-def _say(line: bytes) -> None:
+def say(line: bytes) -> None:
     """To stdout, unbuffered and whole; when nobody listens any more, stdin has ended too."""
     try:
         while line:

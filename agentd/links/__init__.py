@@ -1,9 +1,5 @@
-"""Warm links to other hosts' agents: one per host, shared by every session."""
+"""Warm links to other hosts' agents: one per host, shared by every session.
 
-from __future__ import annotations
-
-from agentd.links.host import LinkStatus
-from agentd.links.link import Link
-from agentd.links.links import Links
-
-__all__ = ["Link", "LinkStatus", "Links"]
+The face is in ``links.py`` (Links), ``link.py`` (Link) and ``host.py`` (LinkStatus).  Nothing is imported here: the
+asyncssh child lives in this package too, and trio is not to be loaded there.
+"""

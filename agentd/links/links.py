@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from agentd.links.asyncssh_link import AsyncsshTransport, over_asyncssh
 from agentd.links.destination import parse_destination
 from agentd.links.host import RETRYABLE, Host, LinkStatus
 from agentd.links.openssh import OpensshTransport
 from agentd.links.settings import Settings
 from agentd.links.ssh import find_ssh
+from agentd.links.stdio import StdioTransport, over_ssh
 from proto.errors import SyncError
 
 if TYPE_CHECKING:
@@ -99,11 +101,20 @@ class Links:
             mine.remote_command,
             self.config.ssh.dead_after_s,
         )
-        sockets = self._socket_prefix()
-        binary = await find_ssh(environ)
-        if binary is None:
+        binary = await find_ssh(environ) if settings.transport != "asyncssh" else None
+        if binary is None and settings.transport == "openssh":
             raise SyncError("ssh-missing", "there is no ssh on PATH")
-        return [OpensshTransport(binary, settings, environ, sockets, nursery)]
+        argv = over_asyncssh(settings, environ) if binary is None else over_ssh(binary, settings, environ)
+        stdio = StdioTransport(argv, settings, environ, nursery)
+        if settings.transport == "stdio" or (settings.transport == "auto" and denied):
+            return [stdio]
+        sockets = self._socket_prefix()
+        forwarding: Transport
+        if binary is None:
+            forwarding = AsyncsshTransport(settings, environ, sockets, nursery)
+        else:
+            forwarding = OpensshTransport(binary, settings, environ, sockets, nursery)
+        return [forwarding, stdio] if settings.transport == "auto" else [forwarding]
 
     def _socket_prefix(self) -> str:
         prefix = os.path.join(self._runtime_dir, f"{_PREFIX}{next(self._numbers)}")
