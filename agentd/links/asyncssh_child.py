@@ -2,8 +2,8 @@
 
 Its argument is a JSON object (see ``asyncssh_link.child_argv``).  With a ``socket`` it holds the remote command,
 forwards the socket to the one that the command names, passes the marked line on, and ends with its stdin, the command,
-or the connection.  Without one it connects its stdin and stdout to the remote command.  Failures before the marked line are
-told in a marked line of its own; the exit status is the remote command's, or 255 when the connection was lost.
+or the connection.  Without one it connects its stdin and stdout to the remote command.  Failures before the marked line
+are told in a marked line of its own; the exit status is the remote command's, or 255 when the connection was lost.
 """
 
 from __future__ import annotations

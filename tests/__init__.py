@@ -1,0 +1,1 @@
+"""Tests, and the servers, fakes and oracles that they share."""

@@ -1,0 +1,1 @@
+"""Servers, fakes and oracles."""
