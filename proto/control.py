@@ -326,21 +326,24 @@ class LinkInfo(NamedTuple):
 
     id: int
     host: str
-    transport: str
     state: str
+    transport: str | None = None
     rtt_us: int | None = None
+    version: str | None = None
+    """Of the agent there."""
     error: str | None = None
 
     def validate(self) -> None:
         """Raise RemoteProtocolError when an invariant does not hold."""
         check_uint("id", self.id, limits.U32)
         check_text("host", self.host, 512)
-        check_text("transport", self.transport, 32)
         check_text("state", self.state, 32)
         if self.rtt_us is not None:
             check_uint("rtt_us", self.rtt_us)
-        if self.error is not None:
-            check_text("error", self.error)
+        for name in ("transport", "version", "error"):
+            value = getattr(self, name)
+            if value is not None:
+                check_text(name, value)
 
 
 class PairInfo(NamedTuple):

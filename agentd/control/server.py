@@ -36,11 +36,13 @@ class LinkStatus(Protocol):
     @property
     def host(self) -> str: ...  # noqa: D102
     @property
-    def transport(self) -> str: ...  # noqa: D102
+    def transport(self) -> str | None: ...  # noqa: D102
     @property
     def state(self) -> str: ...  # noqa: D102
     @property
     def rtt_s(self) -> float | None: ...  # noqa: D102
+    @property
+    def version(self) -> str | None: ...  # noqa: D102
     @property
     def error(self) -> str | None: ...  # noqa: D102
 
@@ -192,7 +194,7 @@ async def _say(channel: Channel, message: control.Error) -> None:
 def _link_info(request: int, link: LinkStatus) -> control.LinkInfo:
     rtt_us = None if link.rtt_s is None else int(link.rtt_s * 1e6)
     error = None if link.error is None else link.error[: limits.TEXT_MAX]
-    return control.LinkInfo(request, link.host, link.transport, link.state, rtt_us, error)
+    return control.LinkInfo(request, link.host, link.state, link.transport, rtt_us, link.version, error)
 
 
 def _job_info(request: int, record: Record, now: float) -> control.JobInfo:

@@ -1,0 +1,93 @@
+"""start, stop, restart, and the verbs whose work is in modules of their own."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from proto.places import places
+
+from ctl.client import connect
+from proto import control, limits
+from proto.errors import EXIT_DONE, SyncError
+from proto.hello import Hello
+from proto.version import VERSION
+
+if TYPE_CHECKING:
+    from ctl.argv import Values
+
+_ID = 1
+_STOP_S = 30.0
+"""An agent rolls back what is in flight before it ends."""
+
+
+def run(verb: str, values: Values) -> int:
+    """Carry the verb out; the exit status.  Raises SyncError."""
+    if verb == "stop":
+        return stop()
+    if verb == "restart":
+        try:
+            stop()
+        except SyncError as e:
+            if e.code != "no-agent":
+                raise
+        return _start()
+    if verb == "start":
+        return _start_as(values)
+    if verb == "relay":
+        from ctl import relay
+
+        return relay.relay()
+    from ctl import services
+
+    if verb == "enable":
+        services.enable()
+    else:
+        services.disable()
+    return EXIT_DONE
+
+
+def stop() -> int:
+    """End the agent and wait until it is gone.  Raises SyncError."""
+    client = connect(start=False)
+    try:
+        client.ask(control.Stop(_ID))
+        message, _ = client.answer()
+        if type(message) is control.Error:
+            raise SyncError.from_wire(message.code, message.message, message.hint)
+        client.wait_end(_STOP_S)
+    finally:
+        client.close()
+    return EXIT_DONE
+
+
+def _start() -> int:
+    connect(start=True).close()
+    return EXIT_DONE
+
+
+def _start_as(values: Values) -> int:
+    if values.get("hold"):
+        return _hold()
+    if values.get("foreground"):
+        from ctl.spawn import foreground
+
+        foreground(os.environ)
+    try:
+        connect(start=False).close()
+    except SyncError as e:
+        if e.code != "no-agent":
+            raise
+        return _start()
+    sys.stderr.write("the agent is running already\n")
+    return EXIT_DONE
+
+
+def _hold() -> int:
+    from ctl.hold import hold
+    from ctl.spawn import start_agent
+
+    here = places(os.environ, os.geteuid(), sys.platform)
+    ours = Hello("cli", limits.PROTOCOL_MIN, limits.PROTOCOL_MAX, VERSION)
+    return hold(here.control_socket, here.peer_socket, lambda: start_agent(os.environ), ours)

@@ -1,0 +1,155 @@
+"""The CLI's end of the control socket: one connection, one request, its answers."""
+
+from __future__ import annotations
+
+import os
+import sys
+from _socket import AF_UNIX, MSG_NOSIGNAL, SOCK_STREAM, socket  # the socket module costs 7 ms, for its enums
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from proto.places import places
+
+from proto import limits
+from proto.control import CONTROL_REPLIES, Error
+from proto.errors import ProtocolError, SyncError
+from proto.frame import FrameReader, encode_frame
+from proto.hello import Hello, agree
+from proto.job import ENVIRONMENT
+from proto.peercred import peer_uid, trusted
+from proto.schema import from_head_untrusted, registry, to_head
+from proto.version import VERSION
+
+if TYPE_CHECKING:
+    from proto.schema import Message
+
+ANSWER_S = 20.0
+"""How long an agent that is well may take to answer what needs no work."""
+
+_HELLO = registry(Hello)
+
+
+class Client:
+    """A connection to the agent.  Raises SyncError ``no-agent`` when there is none, other codes when it is no good."""
+
+    def __init__(self, path: str) -> None:
+        self._socket = socket(AF_UNIX, SOCK_STREAM)
+        self._greeted = False
+        self._reader = FrameReader(limits.CONTROL_PAYLOAD_MAX)
+        try:
+            self._socket.settimeout(ANSWER_S)
+            self._socket.connect(path)
+            uid = peer_uid(self._socket, sys.platform)
+        except (FileNotFoundError, ConnectionRefusedError):
+            raise SyncError("no-agent", "no agent is running here") from None
+        except BlockingIOError:
+            raise SyncError("agent-busy", "the agent does not take any more commands") from None
+        except OSError as e:
+            raise SyncError("no-agent", f"{path}: {e.strerror or e}") from None
+        if not trusted(uid, os.geteuid()):
+            raise SyncError("not-permitted", f"{path}: the agent there is user {uid}'s", "set SYNCCTL_HOME to your own")
+
+    def ask(self, request: Message) -> None:
+        """Send a request; the first time with the hello before it, in one write."""
+        data = encode_frame(to_head(request))
+        if not self._greeted:
+            ours = Hello("cli", limits.PROTOCOL_MIN, limits.PROTOCOL_MAX, VERSION)
+            data = encode_frame(to_head(ours)) + data
+        try:
+            self._socket.settimeout(ANSWER_S)
+            self._socket.sendall(data, MSG_NOSIGNAL)
+        except OSError:
+            pass  # an agent that refused has said why before it closed
+
+    def receive(self, timeout_s: float | None = ANSWER_S) -> tuple[Any, Any] | None:
+        """The next answer and its payload; None when none came in time.
+
+        Raises SyncError: what the connection itself was refused for, or its end.
+        """
+        deadline = None if timeout_s is None else monotonic() + timeout_s
+        try:
+            while True:
+                frame = self._reader.next_frame_untrusted()
+                if frame is None:
+                    if not self._fill(deadline):
+                        return None
+                    continue
+                if not self._greeted:
+                    ours = Hello("cli", limits.PROTOCOL_MIN, limits.PROTOCOL_MAX, VERSION)
+                    agree(ours, from_head_untrusted(_HELLO, frame.head))
+                    self._greeted = True
+                    continue
+                message = from_head_untrusted(CONTROL_REPLIES, frame.head)
+                if type(message) is Error and message.id == 0:
+                    raise SyncError.from_wire(message.code, message.message, message.hint)
+                return message, frame.payload
+        except ProtocolError as e:
+            raise SyncError(
+                "protocol", f"the agent's answer breaks the protocol: {e}", "'syncctl restart', after an upgrade"
+            ) from None
+
+    def answer(self) -> tuple[Any, Any]:
+        """The next answer, which an agent that is well gives at once.  Raises SyncError."""
+        found = self.receive()
+        if found is None:
+            raise SyncError("no-agent", f"the agent does not answer within {ANSWER_S:g} s", "'syncctl restart'")
+        return found
+
+    def wait_end(self, timeout_s: float) -> None:
+        """Until the agent closes the connection, or the time is up."""
+        deadline = monotonic() + timeout_s
+        try:
+            while self.receive(max(0.0, deadline - monotonic())) is not None:
+                pass
+        except SyncError:
+            pass
+
+    def close(self) -> None:
+        """End the connection, and with it a job that is not detached."""
+        self._socket.close()
+
+    def _fill(self, deadline: float | None) -> bool:
+        """Receive some bytes; False when the deadline came first."""
+        remaining = None if deadline is None else deadline - monotonic()
+        if remaining is not None and remaining <= 0:
+            return False
+        self._socket.settimeout(remaining)
+        try:
+            count = self._socket.recv_into(self._reader.get_buffer())
+        except TimeoutError:
+            return False
+        except OSError:
+            count = 0
+        if not count:
+            raise SyncError("agent-stopping", "the agent ended before the command did")
+        self._reader.buffer_updated(count)
+        return True
+
+
+def connect(*, start: bool) -> Client:
+    """A connection to this home's agent, which is started when there is none and ``start``.  Raises SyncError."""
+    path = places(os.environ, os.geteuid(), sys.platform).control_socket
+    try:
+        return Client(path)
+    except SyncError as e:
+        if e.code != "no-agent" or not start:
+            raise
+    from ctl.spawn import start_agent
+
+    start_agent(os.environ)
+    return Client(path)
+
+
+def environment() -> dict[str, str]:
+    """What of the person's environment travels with a request.  What is not text does not."""
+    found: dict[str, str] = {}
+    for name in ENVIRONMENT:
+        value = os.environ.get(name)
+        if name == "PWD":
+            try:
+                value = os.getcwd()
+            except OSError:
+                value = None
+        if value is not None and value.isprintable() and len(value) <= 8 * limits.TEXT_MAX:
+            found[name] = value
+    return found

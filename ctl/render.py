@@ -1,0 +1,139 @@
+"""What a person reads: sizes, times, progress, problems, itemized lines, statistics.  Pure: texts in, texts out."""
+
+from __future__ import annotations
+
+from os import strerror
+
+from proto.control import known_problem
+from proto.job import shown
+
+Counters = dict[str, int]
+
+_UNITS = ("B", "kB", "MB", "GB", "TB", "PB", "EB")
+
+
+def size(count: float) -> str:
+    """Bytes for people: 512 B, 1.5 kB, 23 MB."""
+    unit = 0
+    while count >= 999.5 and unit < len(_UNITS) - 1:
+        count /= 1000
+        unit += 1
+    return f"{count:.1f} {_UNITS[unit]}" if unit and count < 9.95 else f"{count:.0f} {_UNITS[unit]}"
+
+
+def duration(seconds: float) -> str:
+    """A time for people: 3.4 ms, 0.45 s, 12.3 s, 2:05, 1:02:03."""
+    if seconds < 0.1:
+        return f"{seconds * 1000:.1f} ms"
+    if seconds < 59.95:
+        return f"{seconds:.2f} s" if seconds < 9.995 else f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def plural(count: int, noun: str) -> str:
+    """``1 file``, ``2 files``."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+class Rate:
+    """Bytes per second over the last few seconds."""
+
+    SPAN_S = 4.0
+
+    def __init__(self) -> None:
+        self._points: list[tuple[float, int]] = []
+
+    def add(self, now: float, count: int) -> None:
+        """``count`` bytes in all, at ``now``."""
+        if self._points and now - self._points[-1][0] < 0.05:
+            return
+        self._points.append((now, count))
+        while len(self._points) > 2 and now - self._points[1][0] >= self.SPAN_S:
+            del self._points[0]
+
+    def value(self) -> float:
+        """0.0 until there are two points."""
+        if len(self._points) < 2:
+            return 0.0
+        (start, first), (end, last) = self._points[0], self._points[-1]
+        return max(0, last - first) / max(end - start, 0.05)
+
+
+def done_bytes(counters: Counters) -> int:
+    """Bytes of files that arrived, from either side's counters."""
+    return counters.get("bytes", counters.get("acked_bytes", 0))
+
+
+def progress(phase: str, counters: Counters, rate: float) -> str:
+    """The progress line: phase, files, bytes, rate, and the time left once the whole list is known."""
+    files = counters.get("files", counters.get("acked_files", 0))
+    total_files, total = counters.get("wanted_files", 0), counters.get("wanted_bytes", 0)
+    done = done_bytes(counters)
+    parts = [phase or "working"]
+    if counters.get("listed") and not total_files:
+        parts.append(f"{counters['listed']:,} listed")
+    if total_files:
+        parts.append(f"{files:,}/{max(files, total_files):,} files")
+        parts.append(f"{size(done)}/{size(max(done, total))}")
+    if rate >= 1:
+        parts.append(f"{size(rate)}/s")
+        if counters.get("list_done") and total > done:
+            parts.append(f"ETA {duration(max(1.0, (total - done) / rate))}")
+    return "  ".join(parts)
+
+
+def problem(path: bytes, code: str, errno: int) -> str:
+    """One path's trouble on a line."""
+    said = f"{shown(path) or '.'}: {known_problem(shown(code.encode()))}"
+    return f"{said}: {strerror(errno)}" if errno else said
+
+
+def item(line: bytes) -> str:
+    """An itemized line, ``%i %n%L``, safe on a terminal."""
+    return shown(line)
+
+
+def summary(stats: Counters, problems: int, seconds: float, wire: tuple[int, int], *, dry_run: bool) -> str:
+    """The last line of a job."""
+    files, deleted = stats.get("files", 0), stats.get("deleted", 0)
+    if dry_run:
+        wanted = stats.get("wanted_files", files)
+        text = f"would send {plural(wanted, 'file')}, {size(stats.get('wanted_bytes', 0))}"
+        text += f", and delete {deleted:,}" if deleted else ""
+    else:
+        parts = []
+        if files:
+            parts.append(f"{plural(files, 'file')}, {size(stats.get('bytes', 0))}")
+        others = sum(stats.get(key, 0) for key in ("dirs", "symlinks", "meta"))
+        if others:
+            parts.append(plural(others, "other change"))
+        if deleted:
+            parts.append(f"{deleted:,} deleted")
+        text = ", ".join(parts) if parts else "nothing to do" if problems else "up to date"
+    text += f", {plural(problems, 'problem')}" if problems else ""
+    return f"{text}, in {duration(seconds)} (sent {size(wire[0])}, received {size(wire[1])})"
+
+
+def statistics(stats: Counters, epochs: int, seconds: float, wire: tuple[int, int]) -> str:
+    """The block that ``--stats`` prints."""
+    moved = wire[0] + wire[1]
+    total = stats.get("listed_bytes", 0)
+    rows = [
+        ("entries listed", f"{stats.get('listed', 0):,}"),
+        ("bytes listed", f"{total:,}"),
+        ("files transferred", f"{stats.get('files', 0):,}"),
+        ("bytes of these", f"{stats.get('bytes', 0):,}"),
+        ("literal data", f"{stats.get('literal', 0):,}"),
+        ("matched data", f"{stats.get('matched', 0):,}"),
+        ("created", f"{stats.get('created', 0):,}"),
+        ("updated", f"{stats.get('updated', 0):,}"),
+        ("deleted", f"{stats.get('deleted', 0):,}"),
+        ("wire bytes sent", f"{wire[0]:,}"),
+        ("wire bytes received", f"{wire[1]:,}"),
+        ("speedup", f"{total / moved:,.2f}" if moved and total else "-"),
+        ("time", duration(seconds)),
+        ("link epochs", f"{epochs:,}"),
+    ]
+    return "\n".join(f"  {name + ':':<22}{value:>18}" for name, value in rows)

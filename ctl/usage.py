@@ -1,0 +1,95 @@
+"""The texts of --help."""
+
+from __future__ import annotations
+
+import sys
+
+from ctl.argv import VERBS, unknown_verb
+from proto.version import VERSION
+
+OVERVIEW = """\
+usage: syncctl COMMAND ...
+
+  push SRC [HOST:]DST        bring SRC's state to DST
+  pull [HOST:]SRC DST        the same, from there to here
+  sync [NAME | PATH]...      the named pairs, or those whose source holds PATH; alone: the pair you are in
+  add NAME SRC DST           make a pair            list, remove NAME
+  status                     the agent, its links, pairs and jobs
+  events                     what happens, as it happens
+  start, stop, restart       the agent here; other commands start it when it is needed
+  enable, disable            start it at login
+  relay                      the far end of the stdio transport
+  version, help [COMMAND]
+
+Exit status: 0 done, 1 done with problems, 2 usage, 3 no agent, 4 host unreachable or refused, 5 timeout,
+6 refused by a guard; 130 interrupted.
+"""
+
+_LOCATIONS = """\
+HOST is an ssh alias, user@host, [v6 address], or a URL: ssh://user@host:port/path.  Remote paths are relative to the
+remote home, and ~ works; ./a:b is local.  SRC and DST are roots that correspond to each other, trailing slash or not;
+SRC may be one file.  DST's last component is made.
+"""
+
+_OPTIONS = """\
+  --delete             delete at DST what SRC does not have
+  --max-delete N       refuse to delete more than N entries
+  --force              go on where a guard would refuse: an empty source, a changed root, too many deletions
+  --checksum           compare by content, not by size and time
+  --exclude PATTERN    leave out what matches, with rsync's meaning; may be repeated
+  --owner, --group     keep owner, group (as far as privileges go)
+  -n, --dry-run        change nothing, say what would be done
+  -i, --itemize        a line for each change, in rsync's form
+  --stats              figures at the end
+  --json               one JSON object a line: progress, items, problems, result
+  --timeout SECONDS    give up after that time, with status 5
+  --detach             leave the job to the agent and return at once
+"""
+
+_VERBS = {
+    "push": f"usage: syncctl push SRC [HOST:]DST [options]\n\n{_OPTIONS}\n{_LOCATIONS}",
+    "pull": f"usage: syncctl pull [HOST:]SRC DST [options]\n\n{_OPTIONS}\n{_LOCATIONS}",
+    "sync": f"""\
+usage: syncctl sync [NAME | PATH]... [options]
+
+A PATH means the pair whose source holds it, the innermost if there are several; no operand, the current directory's.
+Of a mirror, what its source does not have is deleted at the destination.
+
+{_OPTIONS}""",
+    "add": f"""\
+usage: syncctl add NAME SRC [HOST:]DST [--mirror] [--exclude PATTERN]...
+
+  --mirror             delete at DST what SRC does not have
+  --exclude PATTERN    leave out what matches, with rsync's meaning; may be repeated
+
+Adds [pair.NAME] to config.toml, which you may as well edit yourself.
+
+{_LOCATIONS}""",
+    "remove": "usage: syncctl remove NAME\n\nTakes [pair.NAME] out of config.toml.  Both trees stay as they are.\n",
+    "list": "usage: syncctl list [--json]\n",
+    "status": "usage: syncctl status [--json]\n\nNever starts an agent; without one the exit status is 3.\n",
+    "start": "usage: syncctl start [--foreground]\n\n  --foreground         stay, and log to the terminal\n",
+    "stop": "usage: syncctl stop\n\nEnds the agent, and its jobs cleanly.  Without an agent the exit status is 3.\n",
+    "restart": "usage: syncctl restart\n",
+    "events": "usage: syncctl events [--json]\n\nUntil Ctrl-C.\n",
+    "relay": "usage: syncctl relay\n\nRun by an agent on another host, where ssh forwards no sockets.\n",
+    "enable": "usage: syncctl enable\n\nStarts the agent at login, by systemd or launchd.\n",
+    "disable": "usage: syncctl disable\n",
+    "version": "usage: syncctl version\n",
+    "help": "usage: syncctl help [COMMAND]\n",
+}
+
+
+def help_text(verb: str | None) -> str:
+    """The help of a verb, or the overview.  Raises SyncError ``usage`` for a word that is no verb."""
+    if verb is None:
+        return OVERVIEW
+    if verb not in VERBS:
+        raise unknown_verb(verb)
+    return _VERBS[verb]
+
+
+def version() -> str:
+    """The version line."""
+    python = ".".join(map(str, sys.version_info[:3]))
+    return f"syncctl {VERSION} (Python {python})\n"
