@@ -1,6 +1,6 @@
 """The first message of every connection, in both directions, and what the two sides make of it."""
 
-from __future__ import annotations
+# annotations are evaluated at once here: see proto/control.py
 
 from typing import NamedTuple
 

@@ -3,7 +3,7 @@
 Shared by the CLI that asks, the agent's control room that takes it in, and the sessions that do it.
 """
 
-from __future__ import annotations
+# annotations are evaluated at once here: see proto/control.py
 
 from typing import NamedTuple
 

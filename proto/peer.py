@@ -8,16 +8,16 @@ of every payload; the crate makes and checks them.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from proto import limits
-from proto.errors import RemoteProtocolError
 from proto.schema import (
     Message,
     Registry,
     check_bool,
     check_bytes,
     check_choice,
+    check_counters,
     check_list,
     check_path,
     check_text,
@@ -241,15 +241,6 @@ class Error(NamedTuple):
         check_text("message", self.message)
         if self.hint is not None:
             check_text("hint", self.hint)
-
-
-def check_counters(name: str, value: Any) -> None:
-    """``value`` is a small map from names to unsigned numbers."""
-    if type(value) is not dict or len(value) > 64:
-        raise RemoteProtocolError(f"{name}: not a map of at most 64 counters")
-    for key, number in value.items():
-        check_text(name, key, 32)
-        check_uint(name, number)
 
 
 PEER_MESSAGES: Registry = registry(

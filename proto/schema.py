@@ -118,3 +118,12 @@ def check_path(name: str, value: object, maximum: int) -> None:
     check_bytes(name, value, maximum, 1)
     if b"\0" in value:  # type: ignore[operator]
         raise RemoteProtocolError(f"{name}: a path cannot hold a NUL byte")
+
+
+def check_counters(name: str, value: Any) -> None:
+    """``value`` is a small map from names to unsigned numbers."""
+    if type(value) is not dict or len(value) > 64:
+        raise RemoteProtocolError(f"{name}: not a map of at most 64 counters")
+    for key, number in value.items():
+        check_text(name, key, 32)
+        check_uint(name, number)
