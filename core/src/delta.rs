@@ -7,6 +7,7 @@ use std::io;
 use std::sync::Arc;
 
 use crate::rolling::{self, Rolling};
+use crate::scan::Sieve;
 use crate::signature::{self, Signature};
 
 const LITERAL: u8 = 0;
@@ -31,42 +32,31 @@ pub struct Stats {
 /// Blocks by weak sum.
 #[derive(Debug)]
 struct Index {
-    /// Odd and random, so that no peer can choose which sums share a bucket.
-    multiplier: u32,
-    /// One bit per hash: whether any block has it.  A miss usually ends here.
-    filter: Vec<u64>,
-    filter_shift: u32,
+    sieve: Sieve,
     /// Bucket `n` is `entries[starts[n]..starts[n + 1]]`.
     starts: Vec<u32>,
     starts_shift: u32,
-    /// (weak sum, block), sorted by bucket, equal weak sums together.
+    /// (weak sum, block), sorted by hash, so equal weak sums together.
     entries: Vec<(u32, u32)>,
 }
 
 impl Index {
-    /// Bits of the filter per bucket, as a power of two; there are about as many buckets as blocks.
-    const SPREAD: u32 = 4;
+    /// Bits of the sieve per bucket, as a power of two; there are about as many buckets as blocks.
+    const SPREAD: u32 = 5;
 
     /// Of the full blocks; a short last one is looked for only at the end of the file.
     fn new(signature: &Signature, blocks: u32) -> Index {
-        let multiplier = std::hash::RandomState::new().hash_one(0) as u32 | 1;
-        let bits = (u32::BITS - blocks.leading_zeros()).clamp(6, 24);
-        let (starts_shift, filter_shift) = (u32::BITS - bits, u32::BITS - bits - Self::SPREAD);
-        let mut keys: Vec<(u32, u32)> = signature.weak.iter().copied().zip(0..blocks).collect();
-        keys.sort_unstable_by_key(|&(weak, block)| (weak.wrapping_mul(multiplier), block));
+        let bits = (u32::BITS - blocks.leading_zeros()).clamp(4, 24);
         let mut index = Index {
-            multiplier,
-            filter: vec![0; 1 << (bits + Self::SPREAD - 6)],
-            filter_shift,
+            sieve: Sieve::new(bits + Self::SPREAD, std::hash::RandomState::new().hash_one(0) as u32),
             starts: vec![0; (1 << bits) + 1],
-            starts_shift,
-            entries: Vec::with_capacity(keys.len()),
+            starts_shift: u32::BITS - bits,
+            entries: Vec::with_capacity(blocks as usize),
         };
-        // A multiplication by an odd number is one to one: equal hashes are equal sums.
+        let mut keys: Vec<(u32, u32)> = signature.weak.iter().copied().zip(0..blocks).collect();
+        keys.sort_unstable_by_key(|&(weak, block)| (index.sieve.hash(weak), block));
         for chain in keys.chunk_by(|a, b| a.0 == b.0) {
-            let hash = chain[0].0.wrapping_mul(multiplier);
-            let bit = (hash >> filter_shift) as usize;
-            index.filter[bit / 64] |= 1 << (bit % 64);
+            index.sieve.add(chain[0].0);
             let first = index.entries.len();
             for &(weak, block) in chain {
                 let strong = |block: u32| signature.strong.get(block as usize);
@@ -78,7 +68,8 @@ impl Index {
                     index.entries.push((weak, block));
                 }
             }
-            index.starts[(hash >> starts_shift) as usize + 1] = index.entries.len() as u32;
+            let bucket = (index.sieve.hash(chain[0].0) >> index.starts_shift) as usize;
+            index.starts[bucket + 1] = index.entries.len() as u32;
         }
         let mut end = 0;
         for start in &mut index.starts {
@@ -88,14 +79,8 @@ impl Index {
         index
     }
 
-    #[inline(always)]
-    fn may_have(&self, hash: u32) -> bool {
-        let bit = (hash >> self.filter_shift) as usize;
-        self.filter[bit / 64] >> (bit % 64) & 1 == 1
-    }
-
     fn chain(&self, weak: u32) -> impl Iterator<Item = u32> {
-        let bucket = (weak.wrapping_mul(self.multiplier) >> self.starts_shift) as usize;
+        let bucket = (self.sieve.hash(weak) >> self.starts_shift) as usize;
         let range = self.starts[bucket] as usize..self.starts[bucket + 1] as usize;
         self.entries[range]
             .iter()
@@ -103,18 +88,10 @@ impl Index {
             .map(|entry| entry.1)
     }
 
-    /// Moves on while no block has the window's weak sum; how far, at most to the end of `leaving`.
-    ///
-    /// `leaving` begins with the window's first byte, `entering`, as long, with the byte behind it.
+    /// Moves on while no block has the window's weak sum: see `Sieve::scan`.
     fn scan(&self, rolling: &mut Rolling, leaving: &[u8], entering: &[u8]) -> usize {
-        for (at, (&out, &new)) in leaving.iter().zip(entering).enumerate() {
-            let weak = rolling.weak();
-            if self.may_have(weak.wrapping_mul(self.multiplier)) && self.chain(weak).next().is_some() {
-                return at;
-            }
-            rolling.roll(out, new);
-        }
-        leaving.len()
+        self.sieve
+            .scan(rolling, leaving, entering, |weak| self.chain(weak).next().is_some())
     }
 }
 

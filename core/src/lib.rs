@@ -13,6 +13,8 @@ pub mod piece;
 mod receiver;
 pub mod record;
 pub mod rolling;
+pub mod scan;
+pub mod selftest;
 pub mod sender;
 pub mod signature;
 pub mod temp;
@@ -45,6 +47,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(tools::sweep, module)?)?;
     module.add_function(wrap_pyfunction!(tools::hash_file, module)?)?;
     module.add_class::<sender::Sender>()?;
+    module.add_function(wrap_pyfunction!(selftest::selftest, module)?)?;
     module.add_function(wrap_pyfunction!(version, module)?)?;
     Ok(())
 }

@@ -69,6 +69,11 @@ impl Rolling {
             .wrapping_add(self.s1);
     }
 
+    /// Bytes of the window.
+    pub fn window(&self) -> u32 {
+        self.len
+    }
+
     /// The weak sum of the bytes in the window.
     #[inline(always)]
     pub fn weak(&self) -> u32 {
