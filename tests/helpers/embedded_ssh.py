@@ -155,13 +155,18 @@ async def _serve(request: dict[str, Any]) -> None:
         compression_algs=None,
     )
     loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGUSR1, lambda: [connection.abort() for connection in list(connections)])
+    loop.add_signal_handler(signal.SIGUSR1, _abort_all, connections)
     reader = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     await reader.read()
     for command in commands:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(command.pid, signal.SIGKILL)
+
+
+def _abort_all(connections: set[asyncssh.SSHServerConnection]) -> None:
+    for connection in list(connections):
+        connection.abort()
 
 
 def main() -> None:
