@@ -232,10 +232,21 @@ class SenderEndpoint(Endpoint):
 
 
 class ReceiverEndpoint(Endpoint):
-    """The side that holds the destination.  Items and problems go to ``observe``, or to the peer without one."""
+    """The side that holds the destination.
 
-    def __init__(self, session: ReceiverSession, engine: ReceiverEngine, *, observe: Observer | None = None) -> None:
+    Items and problems go to ``observe``, or to the peer without one; ``final`` makes DONE's counters of the engine's.
+    """
+
+    def __init__(
+        self,
+        session: ReceiverSession,
+        engine: ReceiverEngine,
+        *,
+        observe: Observer | None = None,
+        final: Callable[[dict[str, int]], dict[str, int]] = dict,
+    ) -> None:
         super().__init__(session, engine)
+        self._final = final
         self._receiver = engine
         self._observe = observe
 
@@ -255,7 +266,7 @@ class ReceiverEndpoint(Endpoint):
             if tag == "want":
                 return self._sending(peer.Want(n), payload)
             if tag == "done":
-                return self._sending(peer.Done(self.counters()))
+                return self._sending(peer.Done(self._final(self.counters())))
             return self._sending(_PLAIN[tag], payload)
 
     def _receive_untrusted(self, message: Any, payload: Payload) -> None:

@@ -102,7 +102,7 @@ class Initiator:
             self._report(Progress("connecting" if epoch == 0 else "resuming", self._totals.with_earlier({})))
             try:
                 stats = await one.run(self._opening(root, epoch), root, path, self._linger)
-                return self._totals.with_earlier(stats), epoch + 1
+                return self._totals.final(stats, epoch + 1), epoch + 1
             except ConnectionLost as e:
                 lost = await route.why_lost(e)
             except SyncError as e:

@@ -20,6 +20,7 @@ from proto.session import ReceiverSession, SenderSession
 
 if TYPE_CHECKING:
     from agentd.sync.common import Workshop
+    from agentd.sync.totals import Totals
     from agentd.wire import Connection
 
 _STOPPING = Error("agent-stopping", "the agent there is stopping", "run the command again")
@@ -28,9 +29,10 @@ _STOPPING = Error("agent-stopping", "the agent there is stopping", "run the comm
 class Served:
     """A session's epoch that is being served here."""
 
-    def __init__(self, connection: Connection, epoch: int) -> None:
+    def __init__(self, connection: Connection, epoch: int, totals: Totals) -> None:
         self.connection = connection
         self.epoch = epoch
+        self.totals = totals
         self.pump: Pump | None = None
         self.scope = trio.CancelScope()
         self.ended = trio.Event()
@@ -85,7 +87,8 @@ async def _receive(shop: Workshop, served: Served, opening: Open) -> bool:
                 tuning.data_window,
                 engine.state,
             )
-            return await _run(shop, served, ReceiverEndpoint(session, engine), opened, wake)
+            endpoint = ReceiverEndpoint(session, engine, final=served.totals.of_all_epochs)
+            return await _run(shop, served, endpoint, opened, wake)
 
 
 async def _send(shop: Workshop, served: Served, opening: Open) -> bool:
@@ -118,6 +121,8 @@ async def _run(shop: Workshop, served: Served, endpoint: Endpoint, opened: Opene
         return served.pump.reusable
     finally:
         await shop.close(endpoint)
+        if not endpoint.finished:
+            served.totals.lose_epoch(endpoint.counters())
 
 
 def _guard_overlap(shop: Workshop, connection: Connection, root: roots.Root, opening: Open) -> None:

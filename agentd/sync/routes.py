@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from proto.hello import Hello
 
 
+_REASON_PATIENCE_S = 0.2
+"""A connection's end is often seen before its link's."""
+
+
 class Link(Protocol):
     """What is needed of ``agentd.links.Link``."""
 
@@ -77,7 +81,7 @@ class LinkRoute:
     async def why_lost(self, lost: ConnectionLost) -> SyncError:
         """``lost`` for a person."""
         if self._link is not None:
-            with trio.move_on_after(0.5):
+            with trio.move_on_after(_REASON_PATIENCE_S):
                 return await self._link.wait_lost()
         return SyncError("link-lost", f"the connection to {self._host} was lost ({lost})")
 

@@ -14,6 +14,7 @@ from agentd.sync.initiator import Initiator
 from agentd.sync.leases import Leases
 from agentd.sync.responder import Served, respond
 from agentd.sync.routes import HereRoute, LinkRoute, Links, Route
+from agentd.sync.totals import Totals
 from agentd.wire import Connection, ConnectionLost
 from proto import limits, peer
 from proto.errors import ProtocolError, RemoteProtocolError, SyncError
@@ -52,7 +53,7 @@ class Sessions:
             identity, journal, tuning, engines or CrateEngines(tuning), Leases(), trio.CapacityLimiter(16)
         )
         self._served: dict[Key, Served] = {}
-        self._epochs: OrderedDict[Key, int] = OrderedDict()
+        self._epochs: OrderedDict[Key, tuple[int, Totals]] = OrderedDict()
         self._serving = 0
         self._nursery: trio.Nursery | None = None
 
@@ -120,14 +121,15 @@ class Sessions:
 
     async def _serve_session(self, connection: Connection, opening: peer.Open) -> bool:
         key = (greeted(connection).agent, opening.session)
-        if opening.epoch <= self._epochs.get(key, -1):
+        latest, totals = self._epochs.get(key) or (-1, Totals())
+        if opening.epoch <= latest:
             raise RemoteProtocolError(f"epoch {opening.epoch} of this session is over")
-        self._epochs[key] = opening.epoch
+        self._epochs[key] = opening.epoch, totals
         self._epochs.move_to_end(key)
         while len(self._epochs) > limits.EPOCHS_KEPT:
             self._epochs.popitem(last=False)
         older = self._served.get(key)
-        served = self._served[key] = Served(connection, opening.epoch)
+        served = self._served[key] = Served(connection, opening.epoch, totals)
         try:
             if older is not None:
                 await older.join()

@@ -23,6 +23,7 @@ class Totals:
         self.problems: list[Problem] = []
         self.problem_count = 0
         self._before: dict[str, int] = {}
+        self._lost = 0
         self._shown: set[tuple[bytes, str]] = set()
 
     def begin_epoch(self) -> None:
@@ -32,6 +33,7 @@ class Totals:
 
     def lose_epoch(self, applied: dict[str, int]) -> None:
         """The epoch was lost; ``applied`` counts what is known to be applied of it."""
+        self._lost += 1
         for name in _ADDED:
             if applied.get(name):
                 self._before[name] = self._before.get(name, 0) + applied[name]
@@ -45,6 +47,14 @@ class Totals:
         self._shown.update(problem[:2] for problem in new)
         return Problems(new) if new else None
 
+    def final(self, counters: dict[str, int], epochs: int) -> dict[str, int]:
+        """``counters`` of DONE, which tell of all epochs when the receiver lived through them all."""
+        return counters if counters.get("epochs") == epochs else self.with_earlier(counters)
+
     def with_earlier(self, counters: dict[str, int]) -> dict[str, int]:
         """``counters`` of the present epoch and what earlier ones applied."""
         return {**counters, **{name: counters.get(name, 0) + n for name, n in self._before.items()}}
+
+    def of_all_epochs(self, counters: dict[str, int]) -> dict[str, int]:
+        """``counters`` for DONE: with what earlier epochs applied, and how many epochs that tells of."""
+        return {**self.with_earlier(counters), "epochs": self._lost + 1}
