@@ -104,6 +104,7 @@ class FakeSender(_Fake):
 
     def _want_chunk(self, n: int) -> None:
         self._wanted += [(n, i, 0) for i, name in enumerate(self._chunks[n]) if name]
+        self.count["wanted_bytes"] += sum(len(self.tree[name]) for name in self._chunks[n] if name)
         self.wake()
 
     def next_data(self) -> Event | None:
@@ -138,6 +139,8 @@ class FakeSender(_Fake):
         for i, has_basis in json.loads(bytes(payload)):
             if i >= len(self._chunks[n]) or not self._chunks[n][i]:
                 raise PeerViolation("wants what is not there")
+            self.count["wanted_files"] += 1
+            self.count["wanted_bytes"] += len(self.tree[self._chunks[n][i]])
             if has_basis:
                 self._waiting.add((n, i))
             else:
@@ -211,6 +214,7 @@ class FakeReceiver(_Fake):
             self._events += [("basis", 0, json.dumps([n, i]).encode()) for i in sorted(basis)]
         self.count["listed"] += len(rows)
         self.count["wanted_files"] += len(want)
+        self.count["wanted_bytes"] += sum(rows[i][1] for i in want)
         self._left.append(set(want))
         self._resolve(n)
         self.wake()

@@ -10,6 +10,7 @@ import pytest
 import trio
 import trio.testing
 
+from agentd.sync import initiator
 from agentd.sync.engines import Tuning
 from agentd.wire import Connection, ConnectionLost, greet
 from proto.errors import SyncError
@@ -431,7 +432,8 @@ async def test_a_spare_answers_pings(joined: Joined) -> None:
     await connection.aclose()
 
 
-async def test_striping_over_a_long_link(roots: tuple[bytes, bytes]) -> None:
+async def test_striping_over_a_long_link(roots: tuple[bytes, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(initiator, "PROGRESS_S", 0.001)
     async with open_joined(Tuning(stripe_min=1, stripes=3, data_window=300)) as joined:
         joined.link.rtt_s = 0.05
         for job in (push(roots), pull(roots)):
