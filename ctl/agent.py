@@ -36,9 +36,7 @@ def run(verb: str, values: Values) -> int:
     if verb == "start":
         return _start_as(values)
     if verb == "relay":
-        from ctl import relay
-
-        return relay.relay()
+        return _far_end(relay=True)
     from ctl import services
 
     if verb == "enable":
@@ -69,7 +67,7 @@ def _start() -> int:
 
 def _start_as(values: Values) -> int:
     if values.get("hold"):
-        return _hold()
+        return _far_end(relay=False)
     if values.get("foreground"):
         from ctl.spawn import foreground
 
@@ -84,10 +82,13 @@ def _start_as(values: Values) -> int:
     return EXIT_DONE
 
 
-def _hold() -> int:
-    from ctl.hold import hold
+def _far_end(*, relay: bool) -> int:
     from ctl.spawn import start_agent
 
     here = places(os.environ, os.geteuid(), sys.platform)
     ours = Hello("cli", limits.PROTOCOL_MIN, limits.PROTOCOL_MAX, VERSION)
-    return hold(here.control_socket, here.peer_socket, lambda: start_agent(os.environ), ours)
+    if relay:
+        from ctl.relay import relay_agent as serve
+    else:
+        from ctl.hold import hold as serve
+    return serve(here.control_socket, here.peer_socket, lambda: start_agent(os.environ), ours)

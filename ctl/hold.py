@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import select
 import socket
+import sys
 from typing import TYPE_CHECKING
 
 from proto import limits
@@ -16,6 +17,7 @@ from proto.errors import EXIT_DONE, EXIT_NO_AGENT, ProtocolError, SyncError
 from proto.frame import FrameReader, encode_frame
 from proto.hello import Hello, agree
 from proto.hold import Failed, Ready, encode_line
+from proto.peercred import peer_uid, trusted
 from proto.schema import from_head_untrusted, registry, to_head
 
 if TYPE_CHECKING:
@@ -60,12 +62,16 @@ def _connect(path: str) -> socket.socket | None:
     sock = socket.socket(socket.AF_UNIX)
     try:
         sock.connect(path)
+        uid = peer_uid(sock, sys.platform)
     except (FileNotFoundError, ConnectionRefusedError):
         sock.close()
         return None
     except OSError as e:
         sock.close()
         raise SyncError("remote-failed", f"{path}: {e.strerror}") from None
+    if not trusted(uid, os.geteuid()):
+        sock.close()
+        raise SyncError("not-permitted", f"{path}: the agent there is user {uid}'s", "set SYNCCTL_HOME to your own")
     return sock
 
 
