@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 from agentd._core import Buffer, Sender
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
     from types import TracebackType
 
 DIRECTORY, REGULAR, SYMLINK, OTHER, UNREADABLE = range(5)
@@ -85,13 +85,12 @@ def parse_chunk(data: bytes) -> tuple[int, list[Group]]:
     heads = [struct.unpack_from("<IHBBi", data, at + 12 * i) for i in range(group_count)]
     at += 12 * group_count
 
-    def column(code: str, there: bool = True) -> Sequence[int]:
+    def column(code: str, there: bool = True) -> list[int]:
         nonlocal at
         if not there:
-            return (0,) * n
-        values: tuple[int, ...] = struct.unpack_from(f"<{n}{code}", data, at)
-        at += struct.calcsize(f"<{n}{code}")
-        return values
+            return [0] * n
+        begin, at = at, at + struct.calcsize(f"<{n}{code}")
+        return list(struct.unpack_from(f"<{n}{code}", data, begin))
 
     kinds, modes, sizes, seconds, nanos = column("B"), column("H"), column("Q"), column("q"), column("I")
     name_lens, target_lens = column("H"), column("H")
