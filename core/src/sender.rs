@@ -3,11 +3,13 @@
 //! Nothing here waits: calls put into or take out of what the engine's threads share, without the interpreter's lock.
 
 pub mod basis;
+pub mod counters;
 pub mod engine;
 pub mod large;
 pub mod listing;
 pub mod queue;
 pub mod read;
+pub mod source;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -23,8 +25,9 @@ use crate::wake::Wake;
 use crate::walk::Options;
 use crate::{EngineClosed, PeerViolation};
 
-use engine::{Engine, Settings, Source};
+use engine::{Engine, Settings};
 use listing::Next;
+use source::Source;
 
 /// How the peer broke the protocol, without bytes of its own.
 pub type Violation = &'static str;

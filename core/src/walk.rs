@@ -4,6 +4,8 @@
 //! root is followed. A directory's parts come in order, and before those of its children. Depth costs no stack, and
 //! neither depth nor width costs handles: at most `HANDLES_MAX` directories are held open for waiting children.
 
+mod part;
+
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -11,17 +13,16 @@ use std::sync::{Arc, Condvar, Mutex};
 
 use rustix::io::Errno;
 
-use crate::beneath::{self, Meta, Root, lock};
+use crate::beneath::{self, Root, lock};
 use crate::filter::Filter;
-use crate::list::{self, Entry};
+use crate::list;
 use crate::temp;
+
+use part::Found;
+pub use part::Part;
 
 /// Directories held open for children that wait; beyond it children are opened beneath the root.
 const HANDLES_MAX: usize = 128;
-/// A part holds at most so many entries, so that a huge directory flows in bounded memory.
-const PART_ENTRIES: usize = 1024;
-/// And so many bytes of names and targets.
-const PART_TEXT: usize = 64 << 10;
 /// Before a file of this size is hashed, what was found so far goes out.
 const HASH_ALONE: u64 = 4 << 20;
 /// Read in blocks of this size when hashing.
@@ -31,24 +32,6 @@ const HASH_BLOCK: usize = 256 << 10;
 pub trait Sink: Sync {
     /// Takes a part of a directory; may wait for room. False: the walk stops.
     fn part(&self, part: &Part<'_>) -> bool;
-}
-
-/// A part of a directory (or all of it).
-pub struct Part<'a> {
-    /// The directory, relative to the root.
-    pub path: &'a [u8],
-    /// Group flags of `list`.
-    pub flags: u8,
-    /// Why it is INCOMPLETE.
-    pub errno: i32,
-    found: &'a Found,
-}
-
-impl Part<'_> {
-    /// Its entries, in order.
-    pub fn entries(&self) -> impl Iterator<Item = Entry<'_>> {
-        self.found.items.iter().map(|item| self.found.entry(item))
-    }
 }
 
 /// What a walk looks for.
@@ -95,59 +78,6 @@ impl Drop for Dir {
         if self.fd.take().is_some() {
             self.handles.fetch_sub(1, Ordering::Relaxed);
         }
-    }
-}
-
-#[derive(Default)]
-struct Found {
-    items: Vec<Item>,
-    text: Vec<u8>,
-}
-
-struct Item {
-    kind: u8,
-    meta: Option<Meta>,
-    name_len: u16,
-    target_len: u16,
-    text: u32,
-    hash: [u8; 32],
-}
-
-impl Found {
-    fn entry(&self, item: &Item) -> Entry<'_> {
-        let text = &self.text[item.text as usize..];
-        let (name, rest) = text.split_at(item.name_len.into());
-        let meta = item.meta.as_ref();
-        Entry {
-            kind: item.kind,
-            mode: meta.map_or(0, |m| m.mode),
-            size: meta.map_or(0, |m| if item.kind == list::REGULAR { m.size } else { 0 }),
-            mtime_s: meta.map_or(0, |m| m.mtime_s),
-            mtime_ns: meta.map_or(0, |m| m.mtime_ns),
-            uid: meta.map_or(0, |m| m.uid),
-            gid: meta.map_or(0, |m| m.gid),
-            name,
-            target: &rest[..item.target_len.into()],
-            hash: item.hash,
-        }
-    }
-
-    fn push(&mut self, kind: u8, meta: Option<Meta>, name: &[u8], target: &[u8], hash: [u8; 32]) {
-        self.items.push(Item {
-            kind,
-            meta,
-            name_len: name.len() as u16,
-            target_len: target.len() as u16,
-            text: self.text.len() as u32,
-            hash,
-        });
-        self.text.extend_from_slice(name);
-        self.text.extend_from_slice(target);
-    }
-
-    fn clear(&mut self) {
-        self.items.clear();
-        self.text.clear();
     }
 }
 
@@ -281,7 +211,7 @@ impl<'a> Walk<'a> {
                 return;
             }
             self.look(fd, name, &mut visit, scratch);
-            if scratch.found.items.len() >= PART_ENTRIES || scratch.found.text.len() >= PART_TEXT {
+            if scratch.found.is_full() {
                 self.flush(&mut visit, scratch, 0);
             }
         });
@@ -317,7 +247,7 @@ impl<'a> Walk<'a> {
         match (kind, meta) {
             (list::DIRECTORY, _) => scratch.dirs.push(name.into()),
             (list::SYMLINK, _) => match beneath::read_link_at(fd, name) {
-                Ok(text) if text.len() <= usize::from(u16::MAX) => target = text,
+                Ok(text) if (1..=usize::from(u16::MAX)).contains(&text.len()) => target = text,
                 Err(e) if e.kind() == io::ErrorKind::NotFound => return,
                 _ => kind = list::UNREADABLE,
             },
@@ -340,7 +270,7 @@ impl<'a> Walk<'a> {
         } else {
             0
         };
-        if last == 0 && scratch.found.items.is_empty() || visit.stopped {
+        if last == 0 && scratch.found.is_empty() || visit.stopped {
             return;
         }
         visit.stopped = !self.sink.part(&Part {
@@ -410,3 +340,6 @@ fn join(out: &mut Vec<u8>, dir: &[u8], name: &[u8]) {
 fn errno_of(e: &io::Error) -> i32 {
     e.raw_os_error().unwrap_or_else(|| Errno::IO.raw_os_error())
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,23 +2,23 @@
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use rustix::io::Errno;
-
-use crate::beneath::{self, Handles, Meta, Root, lock};
-use crate::list::{self, Entry, u32_at, u64_at};
+use crate::beneath::lock;
+use crate::list::{self, u32_at, u64_at};
 use crate::wake::Wake;
 use crate::walk::{self, Walk};
 
 use super::Violation;
 use super::basis::{Bases, Known};
+use super::counters::Counters;
 use super::listing::{Listing, Next};
 use super::queue::{self, Queue, Work};
 use super::read;
+use super::source::Source;
 
 /// A stack of this size holds a directory block and shallow calls.
 const STACK: usize = 256 << 10;
@@ -41,108 +41,6 @@ pub struct Settings {
     pub batch_max: usize,
     /// First grants.
     pub windows: (u64, u64),
-}
-
-/// The source: a directory, or one file in one.
-pub struct Source {
-    /// The root, or the directory that holds the file.
-    pub handles: Handles,
-    single: Option<Single>,
-}
-
-struct Single {
-    /// As the user named it, and as it is named where a symlink led.
-    listed: Vec<u8>,
-    real: Vec<u8>,
-    meta: Meta,
-}
-
-impl Source {
-    /// Opens `path`, a directory or a regular file.
-    pub fn open(path: &[u8]) -> io::Result<Self> {
-        match Root::open(path) {
-            Err(e) if Errno::from_io_error(&e) == Some(Errno::NOTDIR) => Self::open_file(path),
-            root => Ok(Self {
-                handles: Handles::new(root?),
-                single: None,
-            }),
-        }
-    }
-
-    fn open_file(path: &[u8]) -> io::Result<Self> {
-        use std::ffi::OsStr;
-        use std::os::unix::ffi::OsStrExt;
-        let given = std::path::Path::new(OsStr::from_bytes(path));
-        let real = given.canonicalize()?;
-        let (Some(dir), Some(name), Some(listed)) = (real.parent(), real.file_name(), given.file_name()) else {
-            return Err(Errno::INVAL.into());
-        };
-        let root = Root::open(dir.as_os_str().as_bytes())?;
-        let (_, meta) = beneath::open_read_at(root.fd(), name.as_bytes())?;
-        Ok(Self {
-            handles: Handles::new(root),
-            single: Some(Single {
-                listed: listed.as_bytes().to_vec(),
-                real: name.as_bytes().to_vec(),
-                meta,
-            }),
-        })
-    }
-
-    /// What a listed name is called on disk.
-    pub fn name_of<'a>(&'a self, listed: &'a [u8]) -> &'a [u8] {
-        self.single.as_ref().map_or(listed, |single| &single.real)
-    }
-}
-
-/// What was done so far; see `_core.pyi`.
-#[derive(Default)]
-pub struct Counters {
-    files: AtomicU64,
-    literal: AtomicU64,
-    matched: AtomicU64,
-    wanted_files: AtomicU64,
-    wanted_bytes: AtomicU64,
-    acked_files: AtomicU64,
-    acked_bytes: AtomicU64,
-    walk_ns: AtomicU64,
-    read_ns: AtomicU64,
-    hash_ns: AtomicU64,
-}
-
-fn add(counter: &AtomicU64, n: u64) {
-    counter.fetch_add(n, Ordering::Relaxed);
-}
-
-fn ns(began: Instant) -> u64 {
-    began.elapsed().as_nanos() as u64
-}
-
-impl Counters {
-    /// A file went out whole.
-    pub fn file(&self) {
-        add(&self.files, 1);
-    }
-
-    /// Content that was sent.
-    pub fn literal(&self, bytes: u64) {
-        add(&self.literal, bytes);
-    }
-
-    /// Content that the receiver has.
-    pub fn matched(&self, bytes: u64) {
-        add(&self.matched, bytes);
-    }
-
-    /// Time spent reading.
-    pub fn read_ns(&self, began: Instant) {
-        add(&self.read_ns, ns(began));
-    }
-
-    /// Time spent hashing.
-    pub fn hash_ns(&self, began: Instant) {
-        add(&self.hash_ns, ns(began));
-    }
 }
 
 /// One session's sender.
@@ -178,7 +76,7 @@ impl Engine {
     /// An engine at rest.
     pub fn new(source: Source, settings: Settings, wake: Wake) -> Self {
         let mut flags = 0;
-        if source.single.is_some() {
+        if source.single().is_some() {
             flags |= list::SINGLE;
         }
         if settings.owners {
@@ -265,35 +163,17 @@ impl Engine {
 
     fn walk(&self) {
         let began = Instant::now();
-        match &self.source.single {
-            Some(single) => self.list_single(single),
+        match self.source.single() {
+            Some(single) => {
+                let entry = single.entry(&self.source, self.settings.walk.hashes, &self.stop);
+                self.listing.single(&entry);
+            }
             None => self.list_tree(),
         }
-        add(&self.counters.walk_ns, ns(began));
+        self.counters.walk_ns(began);
         if !self.is_stopped() {
             self.listing.finish();
         }
-    }
-
-    fn list_single(&self, single: &Single) {
-        let meta = &single.meta;
-        let mut hash = [0; 32];
-        if self.settings.walk.hashes {
-            let root = self.source.handles.root();
-            hash = walk::hash_file(root.fd(), &single.real, &mut Vec::new(), &self.stop).unwrap_or_default();
-        }
-        self.listing.single(&Entry {
-            kind: list::REGULAR,
-            mode: meta.mode,
-            size: meta.size,
-            mtime_s: meta.mtime_s,
-            mtime_ns: meta.mtime_ns,
-            uid: meta.uid,
-            gid: meta.gid,
-            name: &single.listed,
-            target: b"",
-            hash,
-        });
     }
 
     fn list_tree(&self) {
@@ -376,8 +256,7 @@ impl Engine {
 
     fn wanted(self: &Arc<Self>, n: u32, chunk: &Arc<list::Chunk>, whole: Vec<u32>, later: Vec<u32>, peer: &mut Peer) {
         let bytes = whole.iter().chain(&later).map(|&i| chunk.entry(i).size).sum();
-        add(&self.counters.wanted_files, (whole.len() + later.len()) as u64);
-        add(&self.counters.wanted_bytes, bytes);
+        self.counters.wanted((whole.len() + later.len()) as u64, bytes);
         if whole.is_empty() && later.is_empty() {
             return;
         }
@@ -445,8 +324,7 @@ impl Engine {
         }
         drop(peer);
         let [list_window, data_window, files, bytes] = said;
-        self.counters.acked_files.store(files, Ordering::Relaxed);
-        self.counters.acked_bytes.store(bytes, Ordering::Relaxed);
+        self.counters.acked(files, bytes);
         self.grant(list_window, data_window);
         Ok(())
     }
@@ -466,24 +344,6 @@ impl Engine {
 
     /// Name and value of every counter.
     pub fn counted(&self) -> [(&'static str, u64); 14] {
-        let (listed, entries_bytes, done) = self.listing.progress();
-        let c = &self.counters;
-        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        [
-            ("listed", listed),
-            ("entries_bytes", entries_bytes),
-            ("files_sent", get(&c.files)),
-            ("literal", get(&c.literal)),
-            ("matched", get(&c.matched)),
-            ("data_bytes", self.queue.sent()),
-            ("acked_files", get(&c.acked_files)),
-            ("acked_bytes", get(&c.acked_bytes)),
-            ("wanted_files", get(&c.wanted_files)),
-            ("wanted_bytes", get(&c.wanted_bytes)),
-            ("list_done", done.into()),
-            ("walk_ns", get(&c.walk_ns)),
-            ("read_ns", get(&c.read_ns)),
-            ("hash_ns", get(&c.hash_ns)),
-        ]
+        self.counters.table(self.listing.progress(), self.queue.sent())
     }
 }

@@ -1,0 +1,91 @@
+//! Entries on their way from a directory to the list.
+
+use crate::beneath::Meta;
+use crate::list::{self, Entry};
+
+/// A part holds at most so many entries, so that a huge directory flows in bounded memory.
+pub(super) const PART_ENTRIES: usize = 1024;
+/// And so many bytes of names and targets.
+const PART_TEXT: usize = 64 << 10;
+
+/// A part of a directory (or all of it).
+pub struct Part<'a> {
+    /// The directory, relative to the root.
+    pub path: &'a [u8],
+    /// Group flags of `list`.
+    pub flags: u8,
+    /// Why it is INCOMPLETE.
+    pub errno: i32,
+    pub(super) found: &'a Found,
+}
+
+impl Part<'_> {
+    /// Its entries, in order.
+    pub fn entries(&self) -> impl Iterator<Item = Entry<'_>> {
+        self.found.items.iter().map(|item| self.found.entry(item))
+    }
+}
+
+/// What was found in a directory since its last part.
+#[derive(Default)]
+pub(super) struct Found {
+    items: Vec<Item>,
+    /// Names, each with its link's target behind it.
+    text: Vec<u8>,
+}
+
+struct Item {
+    kind: u8,
+    meta: Option<Meta>,
+    name_len: u16,
+    target_len: u16,
+    text: u32,
+    hash: [u8; 32],
+}
+
+impl Found {
+    fn entry(&self, item: &Item) -> Entry<'_> {
+        let text = &self.text[item.text as usize..];
+        let (name, rest) = text.split_at(item.name_len.into());
+        let meta = item.meta.as_ref();
+        Entry {
+            kind: item.kind,
+            mode: meta.map_or(0, |m| m.mode),
+            size: meta.map_or(0, |m| if item.kind == list::REGULAR { m.size } else { 0 }),
+            mtime_s: meta.map_or(0, |m| m.mtime_s),
+            mtime_ns: meta.map_or(0, |m| m.mtime_ns),
+            uid: meta.map_or(0, |m| m.uid),
+            gid: meta.map_or(0, |m| m.gid),
+            name,
+            target: &rest[..item.target_len.into()],
+            hash: item.hash,
+        }
+    }
+
+    pub(super) fn push(&mut self, kind: u8, meta: Option<Meta>, name: &[u8], target: &[u8], hash: [u8; 32]) {
+        self.items.push(Item {
+            kind,
+            meta,
+            name_len: name.len() as u16,
+            target_len: target.len() as u16,
+            text: self.text.len() as u32,
+            hash,
+        });
+        self.text.extend_from_slice(name);
+        self.text.extend_from_slice(target);
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.items.clear();
+        self.text.clear();
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
+    /// Whether it is time for a part.
+    pub(super) fn is_full(&self) -> bool {
+        self.items.len() >= PART_ENTRIES || self.text.len() >= PART_TEXT
+    }
+}
