@@ -84,7 +84,6 @@ impl Sieve {
         let len = _mm256_set1_epi16(rolling.window() as i16);
         let multiplier = _mm256_set1_epi32(self.multiplier as i32);
         let shift = _mm_cvtsi32_si128(self.shift as i32);
-        let one = _mm256_set1_epi32(1);
         // The sums at the step's first place, in all lanes.
         let mut s1 = _mm256_set1_epi16(begin as i16);
         let mut s2 = _mm256_set1_epi16((begin >> 16) as i16);
@@ -106,7 +105,7 @@ impl Sieve {
             let add2 = _mm256_sub_epi16(behind1, _mm256_mullo_epi16(out, len));
             let behind2 = _mm256_add_epi16(s2, prefix_sums(add2));
             let (at1, at2) = (_mm256_sub_epi16(behind1, add1), _mm256_sub_epi16(behind2, add2));
-            // Places 0 to 3 and 8 to 11, then the others.
+            // Places 0 to 3 and 8 to 11, then 4 to 7 and 12 to 15.
             let weak = [_mm256_unpacklo_epi16(at1, at2), _mm256_unpackhi_epi16(at1, at2)];
             let pass = weak.map(|weak| {
                 let bit = _mm256_srl_epi32(_mm256_mullo_epi32(weak, multiplier), shift);
@@ -114,21 +113,26 @@ impl Sieve {
                 // SAFETY: a hash has `32 - shift` bits left, and there are `1 << (32 - shift - 5)` words, so the
                 // index is in range, and below 2^26, so it is not negative.
                 let word = unsafe { _mm256_i32gather_epi32::<4>(self.words.as_ptr().cast(), word) };
-                _mm256_and_si256(
-                    _mm256_srlv_epi32(word, _mm256_and_si256(bit, _mm256_set1_epi32(31))),
-                    one,
-                )
+                // The bit becomes the sign, the sign the whole lane.
+                let up = _mm256_andnot_si256(bit, _mm256_set1_epi32(31));
+                _mm256_srai_epi32::<31>(_mm256_sllv_epi32(word, up))
             });
-            if _mm256_testz_si256(_mm256_or_si256(pass[0], pass[1]), one) == 0 {
-                let mut lanes = [[0u32; 8]; 4];
-                for (from, to) in weak.into_iter().chain(pass).zip(&mut lanes) {
-                    // SAFETY: the store is unaligned, and there are the 32 bytes that it writes.
-                    unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), from) };
+            // One bit for each place that passes: packed, they are in order again, but for the gap between the halves.
+            let pass = _mm256_packs_epi32(pass[0], pass[1]);
+            let mut places = _mm256_movemask_epi8(_mm256_packs_epi16(pass, _mm256_setzero_si256())) as u32;
+            if places != 0 {
+                places = places & 0xff | places >> 8;
+                let mut sums = [[0u16; 16]; 2];
+                // SAFETY: the stores are unaligned, and there are the 32 bytes that each writes.
+                unsafe {
+                    _mm256_storeu_si256(sums[0].as_mut_ptr().cast(), at1);
+                    _mm256_storeu_si256(sums[1].as_mut_ptr().cast(), at2);
                 }
-                for place in 0..16 {
-                    let (half, lane) = (place / 4 % 2, place % 4 + place / 8 * 4);
-                    let weak = lanes[half][lane];
-                    if lanes[half + 2][lane] == 1 && wanted(weak) {
+                while places != 0 {
+                    let place = places.trailing_zeros() as usize;
+                    places &= places - 1;
+                    let weak = u32::from(sums[0][place]) | u32::from(sums[1][place]) << 16;
+                    if wanted(weak) {
                         *rolling = Rolling::new(weak, rolling.window());
                         return (moved + place, true);
                     }
