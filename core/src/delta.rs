@@ -41,14 +41,19 @@ struct Index {
 }
 
 impl Index {
-    /// Bits of the sieve per bucket, as a power of two; there are about as many buckets as blocks.
-    const SPREAD: u32 = 5;
+    /// Bits of the sieve per bucket, as a power of two; there are up to twice as many buckets as blocks.
+    const SPREAD: u32 = 7;
+    /// 32 MiB; only signatures of more than a million blocks would take more.
+    const SIEVE_MAX: u32 = 28;
 
     /// Of the full blocks; a short last one is looked for only at the end of the file.
     fn new(signature: &Signature, blocks: u32) -> Index {
         let bits = (u32::BITS - blocks.leading_zeros()).clamp(4, 24);
         let mut index = Index {
-            sieve: Sieve::new(bits + Self::SPREAD, std::hash::RandomState::new().hash_one(0) as u32),
+            sieve: Sieve::new(
+                (bits + Self::SPREAD).min(Self::SIEVE_MAX),
+                std::hash::RandomState::new().hash_one(0) as u32,
+            ),
             starts: vec![0; (1 << bits) + 1],
             starts_shift: u32::BITS - bits,
             entries: Vec::with_capacity(blocks as usize),
