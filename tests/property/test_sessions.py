@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+import select
+import shutil
+import tempfile
+from functools import partial
+from random import Random
+from typing import TYPE_CHECKING, Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentd.sync.endpoints import Endpoint, ReceiverEndpoint, SenderEndpoint
+from agentd import _core
+from agentd.sync.endpoints import ReceiverEndpoint, SenderEndpoint
 from proto import limits
 from proto.frame import FrameReader, encode_frame
 from proto.peer import PEER_MESSAGES, Open, Opened, PeerMessage
@@ -16,7 +23,9 @@ from proto.session import ReceiverSession, SenderSession
 from tests.helpers.fake_engine import FakeReceiver, FakeSender, Tree
 
 if TYPE_CHECKING:
-    from random import Random
+    from collections.abc import Callable
+
+    from agentd.sync.endpoints import Endpoint, ReceiverEngine, SenderEngine
 
 names = st.binary(min_size=1, max_size=6)
 trees = st.dictionaries(names, st.binary(max_size=80), max_size=10)
@@ -26,19 +35,20 @@ tiny = st.one_of(st.integers(1, 8), st.integers(20, 2000))
 class Pipe:
     """One direction: it holds ``capacity`` bytes; a writer that finds it full has to wait, as on a socket."""
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, allocate: Callable[[int], Any] = bytearray) -> None:
         self.capacity = capacity
         self.waiting = bytearray()
         self.held = bytearray()
-        self.reader = FrameReader(limits.PAYLOAD_MAX)
+        self.reader = FrameReader(limits.PAYLOAD_MAX, allocate)
 
     @property
     def blocked(self) -> bool:
         return bool(self.waiting)
 
-    def write(self, message: PeerMessage, payload: bytes | None) -> None:
+    def write(self, message: PeerMessage, payload: Any) -> None:
         assert not self.blocked
-        self.waiting += encode_frame(to_head(message), len(payload or b"")) + (payload or b"")
+        raw = b"" if payload is None else bytes(payload)
+        self.waiting += encode_frame(to_head(message), len(raw)) + raw
 
     def move(self, rng: Random) -> bool:
         count = min(len(self.waiting), self.capacity - len(self.held))
@@ -65,7 +75,9 @@ class End:
     def read(self, rng: Random) -> bool:
         moved = self.inward.move(rng)
         while (frame := self.inward.reader.next_frame_untrusted()) is not None:
-            self.endpoint.receive_untrusted(from_head_untrusted(PEER_MESSAGES, frame.head), frame.payload)
+            message, payload = from_head_untrusted(PEER_MESSAGES, frame.head), frame.payload
+            del frame  # an engine takes a Buffer's memory
+            self.endpoint.receive_untrusted(message, payload)
         return moved
 
     def write(self) -> bool:
@@ -77,15 +89,61 @@ class End:
         return outgoing is not None
 
 
-def run(ends: list[End], rng: Random) -> None:
-    """Until both are closed; whoever may go next is drawn.  Fails when nobody can."""
+def never() -> bool:
+    return False
+
+
+def run(ends: list[End], rng: Random, wait: Callable[[], bool] = never) -> None:
+    """Until both are closed; whoever may go next is drawn.
+
+    When nobody can, ``wait()`` for an engine's thread; fails when there is nothing to wait for.
+    """
     while not all(end.endpoint.session.closed for end in ends):
-        steps = [step for end in ends for step in (lambda end=end: end.read(rng), end.write)]
+        steps = [step for end in ends for step in (partial(end.read, rng), end.write)]
         rng.shuffle(steps)
-        assert any(step() for step in steps), f"stalled: {[end.endpoint.session.state for end in ends]}"
+        if not any(step() for step in steps):
+            for end in ends:
+                end.endpoint.check()
+            assert wait(), f"stalled: {[end.endpoint.session.state for end in ends]}"
 
 
-@settings(max_examples=150, deadline=None)
+def join(
+    sender: SenderEngine,
+    receiver: ReceiverEngine,
+    *,
+    pushing: bool,
+    windows: tuple[int, int],
+    capacities: tuple[int, int],
+    delete: bool = False,
+    guarded: bool = False,
+    allocate: Callable[[int], Any] = bytearray,
+) -> list[End]:
+    """Two endpoints over two pipes, OPEN said and OPENED on its way."""
+    sending_session = SenderSession(first_list_window=windows[0])
+    receiving_session = ReceiverSession(first_list_window=windows[0])
+    there, back = (Pipe(capacity, allocate) for capacity in capacities)
+    sending = SenderEndpoint(sending_session, sender, guarded=guarded)
+    receiving = ReceiverEndpoint(receiving_session, receiver)
+    sender.start()
+    if pushing:
+        opening = Open(bytes(16), 0, "receiver", b"/r", 0, 0, delete=delete)
+        opened = Opened(bytes(16), 0, *windows, receiver.state)
+        sending_session.send(opening)
+        receiving_session.receive_untrusted(opening)
+        receiving_session.send(opened)
+        back.write(opened, None)
+    else:
+        opening = Open(bytes(16), 0, "sender", b"/r", *windows, delete=delete, state=receiver.state)
+        opened = Opened(bytes(16), 0, 0, 0)
+        receiving_session.send(opening)
+        sending_session.receive_untrusted(opening)
+        sending.begin(want_all=receiver.state in ("missing", "empty"), list_window=windows[0], data_window=windows[1])
+        sending_session.send(opened)
+        there.write(opened, None)
+    return [End(sending, there, back), End(receiving, back, there)]
+
+
+@settings(max_examples=800, deadline=None)
 @given(
     source=trees,
     destination=st.none() | trees,
@@ -96,7 +154,7 @@ def run(ends: list[End], rng: Random) -> None:
     capacities=st.tuples(tiny, tiny),
     per_chunk=st.integers(1, 5),
     batch=st.integers(1, 300),
-    rng=st.randoms(use_true_random=False),
+    seed=st.integers(0, 1 << 32),
 )
 def test_sessions_never_stall_and_end_in_equal_trees(
     source: Tree,
@@ -108,44 +166,121 @@ def test_sessions_never_stall_and_end_in_equal_trees(
     capacities: tuple[int, int],
     per_chunk: int,
     batch: int,
-    rng: Random,
+    seed: int,
 ) -> None:
     into: Tree = {}
-    sender_session = SenderSession(first_list_window=list_window)
-    receiver_session = ReceiverSession(first_list_window=list_window)
+    windows = list_window, data_window
     sender = FakeSender(
-        source,
-        list_window=list_window,
-        data_window=0 if pushing else data_window,
-        wake_fd=-1,
-        per_chunk=per_chunk,
-        batch=batch,
-    )
+        source, list_window=list_window, data_window=0 if pushing else data_window, wake_fd=-1,
+        per_chunk=per_chunk, batch=batch,
+    )  # fmt: skip
     receiver = FakeReceiver(
         destination, into, delete=delete, list_window=list_window, data_window=data_window, wake_fd=-1
     )
-    there, back = map(Pipe, capacities)
-    sending = End(SenderEndpoint(sender_session, sender), there, back)
-    receiving = End(ReceiverEndpoint(receiver_session, receiver), back, there)
-    side, state = ("receiver", None) if pushing else ("sender", receiver.state)
-    opening = (
-        Open(bytes(16), 0, side, b"/r", 0, 0)
-        if pushing
-        else Open(bytes(16), 0, side, b"/r", list_window, data_window, state=state)
-    )
-    sender.start()
-    (sender_session if pushing else receiver_session).send(opening)
-    (receiver_session if pushing else sender_session).receive_untrusted(opening)
-    if pushing:
-        opened = Opened(bytes(16), 0, list_window, data_window, receiver.state)
-        receiver_session.send(opened)
-        back.write(opened, None)
-    else:
-        opened = Opened(bytes(16), 0, 0, 0)
-        assert isinstance(sending.endpoint, SenderEndpoint)
-        sending.endpoint.begin(want_all=state in ("missing", "empty"), list_window=list_window, data_window=data_window)
-        sender_session.send(opened)
-        there.write(opened, None)
-    run([sending, receiving], rng)
+    run(join(sender, receiver, pushing=pushing, windows=windows, capacities=capacities), Random(seed))
     expected = source if delete else {**(destination or {}), **source}
     assert into == expected
+
+
+STALLED_S = 10.0
+
+parts = st.sampled_from([b"a", b"b", b"\xff\xfe", b"name with a space", b"c" * 40])
+paths = st.lists(parts, min_size=1, max_size=4).map(b"/".join)
+contents = st.one_of(
+    st.none(),  # a directory
+    st.binary(max_size=300),
+    st.integers(0, 3_000_000).map(lambda size: b"\0\1\2\3" * (size // 4)),
+)
+disk_trees = st.dictionaries(paths, contents, max_size=14)
+
+
+def plant(root: bytes, tree: dict[bytes, bytes | None]) -> None:
+    """Make ``tree`` below ``root``; of names in each other's way the first wins."""
+    os.makedirs(root)
+    for path, content in tree.items():
+        full = os.path.join(root, path)
+        try:
+            os.makedirs(full if content is None else os.path.dirname(full), exist_ok=True)
+            if content is not None:
+                with open(full, "xb") as file:
+                    file.write(content)
+        except (FileExistsError, NotADirectoryError):
+            continue
+
+
+def picture(root: bytes) -> dict[bytes, tuple[int, int, bytes | None]]:
+    """Everything below ``root``: mode, mtime_ns and content by path."""
+    seen: dict[bytes, tuple[int, int, bytes | None]] = {}
+    for where, directories, files in os.walk(root):
+        for name in [*directories, *files, b"."]:
+            path = os.path.join(where, name)
+            status = os.stat(path)
+            content = None
+            if name in files:
+                with open(path, "rb") as file:
+                    content = file.read()
+            seen[os.path.relpath(path, root)] = status.st_mode, status.st_mtime_ns, content
+    return seen
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    source=disk_trees,
+    destination=st.none() | disk_trees,
+    pushing=st.booleans(),
+    list_window=tiny,
+    data_window=tiny,
+    capacities=st.tuples(st.integers(500, 100_000), st.integers(500, 100_000)),
+    seed=st.integers(0, 1 << 32),
+)
+def test_the_engines_never_stall_and_end_in_equal_trees(
+    source: dict[bytes, bytes | None],
+    destination: dict[bytes, bytes | None] | None,
+    pushing: bool,
+    list_window: int,
+    data_window: int,
+    capacities: tuple[int, int],
+    seed: int,
+) -> None:
+    top = os.fsencode(tempfile.mkdtemp(dir="/dev/shm" if os.path.isdir("/dev/shm") else None))
+    wake = os.eventfd(0, os.EFD_NONBLOCK) if hasattr(os, "eventfd") else None
+    reading, writing = (wake, wake) if wake is not None else os.pipe()
+    opened: list[_core.Sender | _core.Receiver] = []
+    try:
+        plant(top + b"/src", source)
+        if destination is not None:
+            plant(top + b"/dst", destination)
+        sender = _core.Sender(
+            top + b"/src", filters=[], hashes=False, owners=False, threads=2, batch_max=1 << 20,
+            list_window=list_window, data_window=0 if pushing else data_window, wake_fd=writing,
+        )  # fmt: skip
+        opened.append(sender)
+        receiver = _core.Receiver(
+            top + b"/dst", filters=[], delete=True, hashes=False, owner=False, group=False, dry_run=False,
+            itemize=False, force=True, max_delete=None, arrow="<", threads=2, delta_min=1000, partial_min=1 << 20,
+            list_window=list_window, data_window=data_window, temp_tag="01234567", wake_fd=writing,
+        )  # fmt: skip
+        opened.append(receiver)
+
+        def wait() -> bool:
+            if not select.select([reading], [], [], STALLED_S)[0]:
+                return False
+            os.read(reading, 512)
+            return True
+
+        ends = join(
+            sender,
+            receiver,
+            pushing=pushing,
+            windows=(list_window, data_window),
+            capacities=capacities,
+            allocate=_core.Buffer,
+        )
+        run(ends, Random(seed), wait)
+        assert picture(top + b"/dst") == picture(top + b"/src")
+    finally:
+        for engine in opened:
+            engine.close()
+        for fd in {reading, writing}:
+            os.close(fd)
+        shutil.rmtree(top)
