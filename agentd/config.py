@@ -12,7 +12,7 @@ from proto.job import EXCLUDE_MAX, Location, parse_location
 from proto.text import escape_text
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 TRANSPORTS = ("auto", "openssh", "asyncssh", "stdio")
 CONFIG_MAX = 1 << 20
@@ -149,11 +149,13 @@ class ConfigFile:
     """The file as it is now: read again when its stat changes.
 
     A change that does not parse leaves the last good state in force; ``error`` then says what is wrong with it.
+    ``changed`` is called with each new state.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, changed: Callable[[Config], None] = lambda _: None) -> None:
         """Raises SyncError ``config`` when the file is bad already."""
         self.path = path
+        self.changed = changed
         self.error: SyncError | None = None
         self._seen = _fingerprint(path)
         self._config = load(path)
@@ -162,24 +164,25 @@ class ConfigFile:
         """The configuration in force; costs one stat when nothing changed."""
         seen = _fingerprint(self.path)
         if seen != self._seen:
-            self._seen = seen
             try:
-                self._config = load(self.path)
-                self.error = None
+                self._take(load(self.path), seen)
             except SyncError as e:
-                self.error = e
+                self._seen, self.error = seen, e
         return self._config
 
     def add_pair(self, name: str, source: str, destination: str, *, mirror: bool, exclude: list[str]) -> Pair:
         """See add_pair()."""
-        self._config = add_pair(self.path, name, source, destination, mirror=mirror, exclude=exclude)
-        self._seen, self.error = _fingerprint(self.path), None
-        return self._config.pairs[name]
+        config = add_pair(self.path, name, source, destination, mirror=mirror, exclude=exclude)
+        self._take(config, _fingerprint(self.path))
+        return config.pairs[name]
 
     def remove_pair(self, name: str) -> None:
         """See remove_pair()."""
-        self._config = remove_pair(self.path, name)
-        self._seen, self.error = _fingerprint(self.path), None
+        self._take(remove_pair(self.path, name), _fingerprint(self.path))
+
+    def _take(self, config: Config, seen: tuple[int, ...]) -> None:
+        self._seen, self.error, self._config = seen, None, config
+        self.changed(config)
 
 
 def contains(outer: bytes, inner: bytes) -> bool:

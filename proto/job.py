@@ -23,14 +23,14 @@ PROBLEMS: dict[str, str] = {
     "changed": "changed while it was read; sync again",
     "unreadable": "could not be read",
     "unreadable-directory": "directory could not be read; its destination is left as it is",
-    "write-failed": "could not be written",
-    "verify-failed": "did not verify; the destination keeps its old content",
+    "write": "could not be written",
+    "verify": "did not verify; the destination keeps its old content",
     "in-the-way": "something that may not be replaced is in its way",
     "not-deleted": "could not be deleted",
     "metadata": "mode, times or owner could not be set",
-    "bad-name": "its name is not possible at the destination",
+    "name": "its name is not possible at the destination",
     "special": "special file, skipped",
-    "changed-there": "changed at the destination meanwhile; left as it is",
+    "changed-here": "changed at the destination meanwhile; left as it is",
 }
 """Problem code -> what happened, for people.  The numbers on the peer's wire are in docs/protocol.md, in this order."""
 

@@ -92,6 +92,7 @@ class Requests:
     async def _handle(self, message: control.Request) -> None:
         match message:
             case control.Run():
+                self._server.config.current()  # the links have to hear of a change now
                 await self._on_jobs(message, [job_of(message)])
             case control.Sync():
                 await self._on_jobs(message, jobs_of(message, self._server.config.current()))

@@ -214,7 +214,8 @@ def test_add_then_remove_is_nothing(
 
 def test_a_changed_file_is_read_again_and_a_bad_one_reported(tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
-    file = ConfigFile(str(path))
+    seen: list[Config] = []
+    file = ConfigFile(str(path), seen.append)
     assert file.current().pairs == {}
     path.write_text(FULL)
     assert set(file.current().pairs) == {"site", "notes"}
@@ -226,3 +227,6 @@ def test_a_changed_file_is_read_again_and_a_bad_one_reported(tmp_path: Path) -> 
     path.write_text("")
     assert file.current().pairs == {}
     assert file.error is None
+    file.add_pair("a", "/a", "b:c", mirror=False, exclude=[])
+    file.remove_pair("a")
+    assert [list(config.pairs) for config in seen] == [["site", "notes"], [], ["a"], []]
