@@ -8,7 +8,6 @@ from _socket import AF_UNIX, MSG_NOSIGNAL, SOCK_STREAM, socket  # the socket mod
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from proto.places import places
 
 from proto import limits
 from proto.control import CONTROL_REPLIES, Error
@@ -128,6 +127,8 @@ class Client:
 
 def connect(*, start: bool) -> Client:
     """A connection to this home's agent, which is started when there is none and ``start``.  Raises SyncError."""
+    from proto.places import places
+
     path = places(os.environ, os.geteuid(), sys.platform).control_socket
     try:
         return Client(path)
