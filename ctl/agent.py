@@ -6,7 +6,6 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-
 from ctl.client import connect
 from proto import control, limits
 from proto.errors import EXIT_DONE, SyncError
@@ -82,8 +81,9 @@ def _start_as(values: Values) -> int:
 
 
 def _far_end(*, relay: bool) -> int:
-    from ctl.spawn import start_agent
     from proto.places import places
+
+    from ctl.spawn import start_agent
 
     here = places(os.environ, os.geteuid(), sys.platform)
     ours = Hello("cli", limits.PROTOCOL_MIN, limits.PROTOCOL_MAX, VERSION)

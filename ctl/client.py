@@ -8,7 +8,6 @@ from _socket import AF_UNIX, MSG_NOSIGNAL, SOCK_STREAM, socket  # the socket mod
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-
 from proto import limits
 from proto.control import CONTROL_REPLIES, Error
 from proto.errors import ProtocolError, SyncError
