@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from proto import limits
+from proto.errors import RemoteProtocolError
 from proto.schema import (
     Message,
     Registry,
@@ -97,6 +98,8 @@ class Open(NamedTuple):
         check_list("ancestry", self.ancestry, limits.DEPTH_MAX)
         for pair in self.ancestry:
             check_list("ancestry", pair, 2)
+            if len(pair) != 2:
+                raise RemoteProtocolError("ancestry: not pairs of device and inode")
             for number in pair:
                 check_uint("ancestry", number)
 

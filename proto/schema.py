@@ -60,6 +60,8 @@ def from_head_untrusted(messages: Registry, head: Head) -> Any:
     if cls is None:
         raise RemoteProtocolError(f"unknown message {printable(tag)}")
     fields = {name: value for name, value in head.items() if name != "t"}
+    if None in fields.values():
+        raise RemoteProtocolError(f"{tag}: a field without a value is left out, not null")
     unknown = fields.keys() - set(cls._fields)
     if unknown:
         raise RemoteProtocolError(f"{tag}: unknown field {printable(min(unknown))}")

@@ -283,3 +283,13 @@ class ReceiverSession(Session):
     """The side that holds the destination."""
 
     _table = RECEIVER_TABLE
+
+
+def diagram(name: str, rows: tuple[Row, ...]) -> str:
+    """``rows`` as a Mermaid diagram; ENDING_ROWS go without saying."""
+    lines = ["stateDiagram-v2", f"    %% {name}"]
+    for row in rows:
+        before, after = (state.value.replace(" ", "_") for state in (row.state, row.after))
+        way = "sends" if row.way == ">" else "hears"
+        lines.append(f"    {before} --> {after}: {way} {row.tags.upper().replace(' ', ', ')}")
+    return "\n".join(lines) + "\n"
