@@ -81,9 +81,8 @@ def _start_as(values: Values) -> int:
 
 
 def _far_end(*, relay: bool) -> int:
-    from proto.places import places
-
     from ctl.spawn import start_agent
+    from proto.places import places
 
     here = places(os.environ, os.geteuid(), sys.platform)
     ours = Hello("cli", limits.PROTOCOL_MIN, limits.PROTOCOL_MAX, VERSION)

@@ -1,7 +1,9 @@
 //! Names of our own files beside the user's: temporary files, and entries moved aside while their type changes.
 //!
-//!     .NAME.TTTTTTTTRRRRRRRR.sync~      a temporary file, or a partial
-//!     .NAME.TTTTTTTTRRRRRRRR.aside~     what stood at NAME before its type changed
+//! ```text
+//! .NAME.TTTTTTTTRRRRRRRR.sync~      a temporary file, or a partial
+//! .NAME.TTTTTTTTRRRRRRRR.aside~     what stood at NAME before its type changed
+//! ```
 //!
 //! T is the agent's tag, R is random. NAME is cut so that the whole stays within 255 bytes. No agent lists such names.
 

@@ -1,0 +1,179 @@
+"""The composition root: builds everything, and owns the nursery that everything runs in."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from functools import partial
+from typing import TYPE_CHECKING
+
+import trio
+
+from agentd import _core
+from agentd.config import Config, ConfigFile
+from agentd.control.server import ControlServer
+from agentd.links.links import Links
+from agentd.machine import machine_id
+from agentd.service import Notifier, passed_sockets
+from agentd.sockets import Listening
+from agentd.store import Store
+from agentd.sync.engines import Tuning
+from agentd.sync.service import Sessions
+from agentd.wire import Connection, ConnectionLost, greet
+from proto import limits
+from proto.errors import ProtocolError, SyncError
+from proto.hello import Hello
+from proto.peercred import peer_uid, trusted
+from proto.version import VERSION
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from proto.places import Places
+
+log = logging.getLogger(__name__)
+
+_STOP_S = 5.0
+"""How long what is in flight may take to end cleanly."""
+
+_LOOK_S = 10.0
+"""How often it is checked that the sockets' names still lead to us; SIGURG asks at once."""
+
+_WATCHDOG_SHARE = 0.4
+"""The watchdog hears of us this many times as often as it insists on, inverted."""
+
+
+class App:
+    """One agent.  ``run()`` it once, with the lock held.  Raises SyncError ``config`` when the configuration is bad."""
+
+    def __init__(self, places: Places, platform: str) -> None:
+        self._places = places
+        self._platform = platform
+        self._notify = Notifier(os.environ)
+        passed = passed_sockets(os.environ)
+        self._store = Store(os.path.join(places.state, "state.sqlite"), partial(log.warning, "%s"))
+        self._tuning = Tuning()
+        self._config = ConfigFile(places.config, self._reconfigure)
+        self._links = Links(self._config.current(), self.identity, places.runtime)
+        self._sessions = Sessions(identity=self.identity, links=self._links, journal=self._store, tuning=self._tuning)
+        self._stopping = trio.Event()
+        self._control_socket = Listening(places.control_socket, self._serve_control, passed.get("control"))
+        self._peer_socket = Listening(places.peer_socket, self._serve_peer, passed.get("peer"))
+        self._control: ControlServer | None = None
+        self._hello = Hello(
+            "agent", limits.PROTOCOL_MIN, limits.PROTOCOL_MAX, VERSION, self._store.agent, machine_id(), []
+        )
+        self._peers = 0
+
+    def identity(self) -> Hello:
+        """Who we are, as every connection begins."""
+        return self._hello
+
+    async def run(self, ready: Callable[[], None]) -> None:
+        """Until a signal or ``syncctl stop``.  ``ready()`` is called when both sockets answer.  Raises SyncError."""
+        self._control = ControlServer(
+            identity=self.identity,
+            sessions=self._sessions,
+            links=self._links,
+            config=self._config,
+            stop=self._stopping.set,
+            sockets=(self._places.control_socket, self._places.peer_socket),
+        )
+        try:
+            async with trio.open_nursery() as nursery:
+                with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as ends, \
+                     trio.open_signal_receiver(signal.SIGURG) as looks:  # fmt: skip
+                    nursery.start_soon(self._watch_ends, ends)
+                    nursery.start_soon(self._watch_sockets, looks)
+                    nursery.start_soon(self._look_regularly)
+                    if self._notify.watchdog_s is not None:
+                        nursery.start_soon(self._reassure, self._notify.watchdog_s * _WATCHDOG_SHARE)
+                    for service in (self._links.run, self._sessions.run, self._control.run):
+                        await nursery.start(service)
+                    for listening in (self._control_socket, self._peer_socket):
+                        await nursery.start(listening.serve, nursery)
+                    ready()
+                    self._notify("READY=1")
+                    log.info("ready", extra={"version": VERSION, "socket": self._places.control_socket})
+                    nursery.start_soon(self._sweep)
+                    await self._stopping.wait()
+                    log.info("stopping")
+                    self._notify("STOPPING=1")
+                    nursery.cancel_scope.cancel()
+        finally:
+            self._control_socket.remove()
+            self._peer_socket.remove()
+            self._store.close()
+
+    async def _watch_ends(self, signals: AsyncIterator[int]) -> None:
+        async for _ in signals:
+            if self._stopping.is_set():
+                os._exit(1)  # asked twice: whoever asks knows that something is in flight
+            self._stopping.set()
+            signal.alarm(int(_STOP_S) + 1)  # its default action ends us, should anything hang
+
+    async def _watch_sockets(self, signals: AsyncIterator[int]) -> None:
+        async for _ in signals:
+            self._mend()
+
+    async def _look_regularly(self) -> None:
+        while True:
+            await trio.sleep(_LOOK_S)
+            self._mend()
+
+    def _mend(self) -> None:
+        for listening in (self._control_socket, self._peer_socket):
+            if listening.mend():
+                log.warning("a socket had vanished and is made again", extra={"runtime": self._places.runtime})
+
+    async def _reassure(self, every_s: float) -> None:
+        while True:
+            self._notify("WATCHDOG=1")
+            await trio.sleep(every_s)
+
+    async def _sweep(self) -> None:
+        """Clear up after sessions that a predecessor was killed in.  Partials stay, to be continued."""
+        tag = self._store.agent[:4].hex()
+        for session, root in self._store.unfinished():
+            try:
+                swept = await trio.to_thread.run_sync(_core.sweep, root, tag, self._tuning.partial_min)
+            except OSError as e:
+                log.warning("cannot sweep", extra={"root": os.fsdecode(root), "reason": e.strerror})
+                continue
+            if swept:
+                log.info("swept after a killed session", extra={"root": os.fsdecode(root), "names": swept})
+            self._store.end(session)
+
+    async def _serve_control(self, stream: trio.SocketStream) -> None:
+        if self._control is None:
+            raise AssertionError("a control connection before the control server")
+        try:
+            await self._control.serve(stream)
+        except Exception:
+            log.exception("a control connection failed")
+
+    async def _serve_peer(self, stream: trio.SocketStream) -> None:
+        """An agent's connection, which came over a link of that agent's: sshd connects to us as this user."""
+        connection = Connection(stream)
+        self._peers += 1
+        try:
+            if not trusted(peer_uid(stream.socket, self._platform), os.geteuid()):
+                log.warning("refused a peer connection of another user")
+            elif self._peers > limits.CONNECTIONS_MAX:
+                log.warning("refused a peer connection: too many")
+            elif (await greet(connection, self._hello)).peer.role == "agent":
+                await self._sessions.serve(connection)
+        except (ConnectionLost, trio.ClosedResourceError):
+            pass
+        except (ProtocolError, SyncError, trio.TooSlowError) as e:
+            log.warning("a peer connection was refused", extra={"reason": str(e)})
+        except Exception:
+            log.exception("a peer connection failed")
+        finally:
+            self._peers -= 1
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
+                await connection.aclose()
+
+    def _reconfigure(self, config: Config) -> None:
+        self._links.config = config

@@ -1,0 +1,91 @@
+"""Makes and checks the directories of ``proto.places``, and holds the lock that makes an agent the only one."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import stat
+from typing import TYPE_CHECKING, NamedTuple
+
+from proto.errors import SyncError
+
+if TYPE_CHECKING:
+    from proto.places import Places
+
+
+class Holder(NamedTuple):
+    """Who holds the lock, as far as it says."""
+
+    pid: int
+    control_socket: str
+
+
+def private_directory(path: str) -> None:
+    """Make ``path`` (and its parents) a directory of ours that nobody else can enter.  Raises SyncError.
+
+    A directory that is there is not mended but refused: somebody else may have made it, and holds it open.
+    """
+    try:
+        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        try:
+            os.mkdir(path, 0o700)
+        except FileExistsError:
+            pass
+        found = os.lstat(path)
+    except OSError as e:
+        raise SyncError("no-agent", f"cannot make {path}: {e.strerror}", "make it, or set SYNCCTL_HOME") from None
+    wrong = None
+    if not stat.S_ISDIR(found.st_mode):
+        wrong = "is not a directory" if not stat.S_ISLNK(found.st_mode) else "is a symlink"
+    elif found.st_uid != os.geteuid():
+        wrong = f"belongs to user {found.st_uid}"
+    elif found.st_mode & 0o077:
+        wrong = f"has mode {stat.S_IMODE(found.st_mode):04o}: others could enter it"
+    if wrong:
+        raise SyncError("no-agent", f"{path} {wrong}", "remove it, or make it yours with mode 0700")
+
+
+class Lock:
+    """The one agent of a home on this machine.  Held until the process ends, however it ends.
+
+    Named by the machine: a home may be shared by several over a network file system.
+    """
+
+    def __init__(self, places: Places) -> None:
+        self.path = os.path.join(places.state, f"agent-{os.uname().nodename}.lock")
+        self._places = places
+        self._fd = -1
+
+    def take(self) -> Holder | None:
+        """Take it; or who has it.  Raises SyncError when it cannot be made."""
+        try:
+            self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return self._holder()
+        except OSError as e:
+            raise SyncError("no-agent", f"cannot lock {self.path}: {e.strerror}", "set SYNCCTL_HOME") from None
+        self._record()
+        return None
+
+    def _record(self) -> None:
+        """Say who we are.  A full disk is no reason not to start: the lock holds without it."""
+        said = json.dumps({"pid": os.getpid(), "control_socket": self._places.control_socket}).encode()
+        try:
+            os.ftruncate(self._fd, 0)
+            os.pwrite(self._fd, said, 0)
+        except OSError as e:
+            if e.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+
+    def _holder(self) -> Holder:
+        try:
+            said = json.loads(os.pread(self._fd, 4096, 0))
+            return Holder(int(said["pid"]), str(said["control_socket"]))
+        except (ValueError, KeyError, TypeError):
+            return Holder(0, "")
+        finally:
+            os.close(self._fd)
+            self._fd = -1

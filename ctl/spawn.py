@@ -1,0 +1,91 @@
+"""Starts the agent from the command line: in the background with the person's environment, or in its place."""
+
+from __future__ import annotations
+
+import os
+import select
+import sys
+from time import monotonic
+from typing import TYPE_CHECKING, NoReturn
+
+from proto.errors import SyncError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_READY_S = 20.0
+"""A cold disk on a slow machine; the usual start takes a quarter of a second."""
+
+_READY_FD = 3
+
+
+def start_agent(environ: Mapping[str, str]) -> None:
+    """Start the agent and return when its control socket answers; also when another call was faster.
+
+    Raises SyncError with what the agent said when it could not start.
+    """
+    said, says = os.pipe()
+    null = os.devnull
+    try:
+        os.posix_spawn(
+            sys.executable,
+            [sys.executable, "-m", "agentd", "--quiet", "--ready-fd", str(_READY_FD)],
+            environ,
+            file_actions=[
+                (os.POSIX_SPAWN_OPEN, 0, null, os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_OPEN, 1, null, os.O_WRONLY, 0),
+                (os.POSIX_SPAWN_OPEN, 2, null, os.O_WRONLY, 0),
+                (os.POSIX_SPAWN_DUP2, says, _READY_FD),
+            ],
+            setsid=True,
+        )
+        os.close(says)
+        says = -1
+        _understand(_first_line(said))
+    except OSError as e:
+        raise SyncError("no-agent", f"cannot start {sys.executable}: {e.strerror}", "reinstall syncctl") from None
+    finally:
+        os.close(said)
+        if says >= 0:
+            os.close(says)
+
+
+def foreground(environ: Mapping[str, str]) -> NoReturn:
+    """Become the agent."""
+    os.execve(sys.executable, [sys.executable, "-m", "agentd"], dict(environ))  # noqa: S606 - argv, no shell
+
+
+def _first_line(fd: int) -> str:
+    """What the agent says first; "" when it ends or says nothing in time."""
+    deadline = monotonic() + _READY_S
+    data = b""
+    while b"\n" not in data:
+        remaining = deadline - monotonic()
+        if remaining <= 0 or not select.select([fd], [], [], remaining)[0]:
+            break
+        more = os.read(fd, 8192)
+        if not more:
+            break
+        data += more
+    return os.fsdecode(data.partition(b"\n")[0])
+
+
+def _understand(line: str) -> None:
+    kind, *rest = line.split("\t")
+    if kind == "ready":
+        return
+    if kind == "running":
+        _wait_socket(rest[0] if rest else "")
+        return
+    if kind == "error" and len(rest) == 3:
+        raise SyncError.from_wire(*rest)
+    raise SyncError("no-agent", "the agent ended while it started", "run 'syncctl start --foreground' to see why")
+
+
+def _wait_socket(path: str) -> None:
+    """Wait until the agent that runs already has its socket: it may be starting, or making it again."""
+    deadline = monotonic() + _READY_S
+    while not os.path.exists(path):
+        if monotonic() > deadline:
+            raise SyncError("no-agent", f"an agent is running and {path} is missing", "'syncctl restart', or end it")
+        select.select([], [], [], 0.02)
