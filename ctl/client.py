@@ -124,11 +124,16 @@ class Client:
         return True
 
 
-def connect(*, start: bool) -> Client:
-    """A connection to this home's agent, which is started when there is none and ``start``.  Raises SyncError."""
+def socket_path() -> str:
+    """Where this home's agent listens."""
     from proto.places import places
 
-    path = places(os.environ, os.geteuid(), sys.platform).control_socket
+    return places(os.environ, os.geteuid(), sys.platform).control_socket
+
+
+def connect(*, start: bool) -> Client:
+    """A connection to this home's agent, which is started when there is none and ``start``.  Raises SyncError."""
+    path = socket_path()
     try:
         return Client(path)
     except SyncError as e:

@@ -242,7 +242,7 @@ class _Text:
         if self._terminal:
             self._next = now + _TERMINAL_S
             try:
-                width = get_terminal_size(2).columns
+                width = get_terminal_size(2).columns or 80
             except OSError:
                 width = 80
             sys.stderr.write("\r" + line[: max(width - 1, 1)] + "\x1b[K")

@@ -1,0 +1,10 @@
+"""syncctl as a process of its own, whose agent listens where the first argument says."""
+
+import sys
+
+from ctl import client
+from ctl.main import main
+
+path = sys.argv[1]
+client.socket_path = lambda: path
+raise SystemExit(main(sys.argv[2:]))
