@@ -29,17 +29,34 @@ def hold(control_socket: str, peer_socket: str, start: Callable[[], None], ours:
 
     ``start()`` starts the agent and returns when its control socket answers, or raises SyncError.
     """
-    try:
-        agent, theirs = reach(control_socket, start, ours)
-    except SyncError as e:
-        say(encode_line(Failed(e.code, e.message, e.hint)))
-        return e.exit_status
+    agent = introduce(control_socket, peer_socket, start, ours)
+    if isinstance(agent, int):
+        return agent
     with agent:
-        say(encode_line(Ready(theirs.version, theirs.agent, os.fsencode(peer_socket))))
         return _wait_end(agent)
 
 
-def reach(control_socket: str, start: Callable[[], None], ours: Hello) -> tuple[socket.socket, Hello]:
+def introduce(control_socket: str, peer_socket: str, start: Callable[[], None], ours: Hello) -> socket.socket | int:
+    """Find or start the agent and say so; a connection that ends with it, or the exit status when there is none."""
+    try:
+        agent, theirs = _reach(control_socket, start, ours)
+        _try_peer_socket(peer_socket)
+    except SyncError as e:
+        say(encode_line(Failed(e.code, e.message, e.hint)))
+        return e.exit_status
+    say(encode_line(Ready(theirs.version, theirs.agent, os.fsencode(peer_socket))))
+    return agent
+
+
+def _try_peer_socket(path: str) -> None:
+    """So that whoever cannot reach it through ssh knows that ssh is why.  Raises SyncError."""
+    peer = _connect(path)
+    if peer is None:
+        raise SyncError("remote-failed", f"the agent there does not listen at {path}", "restart it there")
+    peer.close()
+
+
+def _reach(control_socket: str, start: Callable[[], None], ours: Hello) -> tuple[socket.socket, Hello]:
     """A greeted connection to the agent here, started if need be, and its hello.  Raises SyncError."""
     agent = _connect(control_socket)
     if agent is None:

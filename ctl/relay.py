@@ -12,9 +12,8 @@ import socket
 from collections import deque
 from typing import TYPE_CHECKING
 
-from ctl.hold import reach, say
-from proto.errors import EXIT_DONE, EXIT_NO_AGENT, EXIT_UNREACHABLE, RemoteProtocolError, SyncError
-from proto.hold import Failed, Ready, encode_line
+from ctl.hold import introduce
+from proto.errors import EXIT_DONE, EXIT_NO_AGENT, EXIT_UNREACHABLE, RemoteProtocolError
 from proto.mux import Ended, Mux, Opened, Received, WasReset
 
 if TYPE_CHECKING:
@@ -32,13 +31,10 @@ _GONE = select.POLLHUP | select.POLLERR | select.POLLNVAL
 
 def relay_agent(control_socket: str, peer_socket: str, start: Callable[[], None], ours: Hello) -> int:
     """Find or start the agent, say so, and relay until stdin or the agent ends; the exit status."""
-    try:
-        agent, theirs = reach(control_socket, start, ours)
-    except SyncError as e:
-        say(encode_line(Failed(e.code, e.message, e.hint)))
-        return e.exit_status
+    agent = introduce(control_socket, peer_socket, start, ours)
+    if isinstance(agent, int):
+        return agent
     with agent:
-        say(encode_line(Ready(theirs.version, theirs.agent, os.fsencode(peer_socket))))
         return relay(0, 1, peer_socket, agent.fileno())
 
 

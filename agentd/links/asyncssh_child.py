@@ -165,14 +165,15 @@ async def _wait_ready(process: asyncssh.SSHClientProcess[bytes], request: dict[s
 
 
 async def _try_forwarding(connection: asyncssh.SSHClientConnection, path: str, request: dict[str, Any]) -> None:
-    """Open one channel: a listener alone would accept and then close.  Raises SyncError."""
+    """Open one channel: a listener alone would accept and then close.  Raises SyncError.
+
+    Whatever the reason is called: the held command has just connected to that socket itself.
+    """
     host = escape_text(request["shown"])
     try:
         _, writer = await connection.open_unix_connection(path)
-    except asyncssh.ChannelOpenError as e:
-        if e.code == asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED or e.code == asyncssh.OPEN_UNKNOWN_CHANNEL_TYPE:
-            raise SyncError("forwarding-denied", f"{host}: its sshd does not forward to a Unix socket") from None
-        raise SyncError("remote-failed", f"{host}: the agent there does not accept connections") from None
+    except asyncssh.ChannelOpenError:
+        raise SyncError("forwarding-denied", f"{host}: its sshd does not forward to a Unix socket") from None
     writer.close()
 
 
@@ -189,8 +190,8 @@ async def _pipe_through(connection: asyncssh.SSHClientConnection, request: dict[
     process = await connection.create_process(
         request["command"],
         encoding=None,
-        stdin=sys.stdin.buffer,
-        stdout=sys.stdout.buffer,
+        stdin=os.dup(0),
+        stdout=os.dup(1),
         stderr=asyncssh.DEVNULL,
     )
     await process.wait_closed()
@@ -220,7 +221,6 @@ def main() -> None:
     """Run the request in the last argument."""
     status = asyncio.run(_serve(json.loads(sys.argv[-1])))
     # not by way of a shutdown that waits for a peer
-    sys.stdout.flush()
     os._exit(status)
 
 

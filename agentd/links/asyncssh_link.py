@@ -55,6 +55,8 @@ class AsyncsshTransport:
 
     async def open_stream(self) -> trio.SocketStream:
         """A connection through the forwarded socket."""
+        if self.lost.is_set():
+            raise self.why_lost()
         try:
             return await trio.open_unix_socket(self._socket)
         except OSError as e:
@@ -63,8 +65,9 @@ class AsyncsshTransport:
             host = escape_text(self._settings.host)
             raise SyncError("link-lost", f"the link to {host} was lost ({e.strerror or e})") from None
 
-    async def why_refused(self) -> SyncError:
+    async def why_refused(self, *, first: bool) -> SyncError:
         """Forwarding was tried when it was made, so it is the agent's doing."""
+        del first
         with trio.move_on_after(0.2):
             await self.lost.wait()
             return self.why_lost()

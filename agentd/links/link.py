@@ -136,7 +136,7 @@ class Link:
             await greet(connection, self._identity())
         except ConnectionLost:
             _close_now(stream)
-            raise await self.transport.why_refused() from None
+            raise await self.transport.why_refused(first=self._control is None) from None
         except trio.ClosedResourceError:
             raise await self.wait_lost() from None
         except RemoteProtocolError as e:

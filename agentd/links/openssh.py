@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 _REFUSAL_WAIT_S = 1.0
 """ssh says why a channel was refused about when it closes the socket; the two come by different ways."""
 
+_DENIED = (b"open failed: administratively prohibited", b"open failed: unknown channel type")
+_REFUSED = b"open failed: connect failed"
+
 
 class OpensshTransport:
     """``sockets`` is a path prefix of our own: PREFIX.c is ssh's control socket, PREFIX.s the forwarded one."""
@@ -72,20 +75,26 @@ class OpensshTransport:
 
     async def open_stream(self) -> trio.SocketStream:
         """A connection through the forwarded socket."""
+        if self.lost.is_set():
+            raise self.why_lost()
         try:
             return await trio.open_unix_socket(self._socket)
         except OSError as e:
             raise self.why_lost() if self.lost.is_set() else self._gone(e) from None
 
-    async def why_refused(self) -> SyncError:
-        """ssh accepts locally before it asks the far end, and closes when that says no."""
+    async def why_refused(self, *, first: bool) -> SyncError:
+        """ssh accepts locally before it asks the far end, and closes when that says no.
+
+        OpenSSH's sshd calls a forwarding that it forbids "connect failed".  But the held command has just connected to
+        that socket itself: when not even the first stream gets there, sshd is the one who refuses.
+        """
         child = self._child
         host = escape_text(self._settings.host)
         with trio.move_on_after(_REFUSAL_WAIT_S):
             while child is not None and not self.lost.is_set():
-                if b"administratively prohibited" in child.stderr or b"unknown channel type" in child.stderr:
+                if any(sign in child.stderr for sign in _DENIED) or (first and _REFUSED in child.stderr):
                     return SyncError("forwarding-denied", f"{host}: its sshd does not forward to a Unix socket")
-                if b"open failed: connect failed" in child.stderr:
+                if _REFUSED in child.stderr:
                     return SyncError("remote-failed", f"{host}: the agent there does not accept connections")
                 await child.stderr_grew.wait()
         if self.lost.is_set():

@@ -69,8 +69,9 @@ class StdioTransport:
         except trio.BrokenResourceError as e:
             raise SyncError("link-lost", f"the link to {escape_text(self._settings.host)}: {e}") from None
 
-    async def why_refused(self) -> SyncError:
+    async def why_refused(self, *, first: bool) -> SyncError:
         """The relay refuses when the agent's socket does."""
+        del first
         with trio.move_on_after(0.2):
             await self.lost.wait()
             return self.why_lost()

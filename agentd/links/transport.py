@@ -48,8 +48,8 @@ class Transport(Protocol):
         Raises SyncError ``link-lost``.  That the far end accepts it shows in its first byte only.
         """
 
-    async def why_refused(self) -> SyncError:
-        """Asked when a new stream ended before its first byte: what came of it."""
+    async def why_refused(self, *, first: bool) -> SyncError:
+        """Asked when a new stream ended before its first byte: why.  ``first`` is whether none was accepted yet."""
 
     def why_lost(self) -> SyncError:
         """Asked when ``lost`` is set."""

@@ -2,7 +2,8 @@
 
 ``echo_agent.py start --hold`` serves a Unix socket until stdin ends; ``echo_agent.py relay`` runs the real relay before
 the same server.  The first byte of a connection says what is done with it: ``e`` echo, ``s`` count what comes and say
-how much at its end, ``g`` and 8 bytes n: send n bytes.
+how much at its end, ``g`` and 8 bytes n: send n bytes, ``t`` three replies 1 ms apart for each byte, ``h`` read
+nothing.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import socket
 import sys
 import tempfile
 import threading
+import time
 
 CHUNK = 256 << 10
 
@@ -36,6 +38,13 @@ def serve(sock: socket.socket) -> None:
                 part = min(left, CHUNK)
                 sock.sendall(memoryview(block)[:part])
                 left -= part
+        elif order == b"t":
+            while sock.recv(1):
+                for reply in (b"1", b"2", b"3"):
+                    sock.sendall(reply)
+                    time.sleep(0.001)
+        elif order == b"h":
+            threading.Event().wait()
 
 
 def safely(sock: socket.socket) -> None:

@@ -83,7 +83,7 @@ class EmbeddedSshd(ServerFiles):
         request = {
             "port": self.port,
             "host_key": str(self.host_key),
-            "authorized_keys": str(self.client_key.with_suffix(".pub")),
+            "authorized_keys": str(self.authorized_keys),
             "environ": self._environ,
             "forwarding": self._forwarding,
             "log": str(self.log),

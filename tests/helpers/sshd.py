@@ -60,7 +60,9 @@ class ServerFiles:
         self.known_hosts = self.directory / "known_hosts"
         self.client_config = self.directory / "ssh_config"
         self.port = 0
+        self.authorized_keys = self.directory / "authorized_keys"
         self.make_key(self.client_key)
+        self.authorized_keys.write_text(self.client_key.with_suffix(".pub").read_text())
         self.make_key(self.host_key)
 
     def make_key(self, path: Path) -> None:
@@ -213,7 +215,7 @@ class Sshd(ServerFiles):
             "Port": str(self.port),
             "ListenAddress": "127.0.0.1",
             "HostKey": f'"{self.host_key}"',
-            "AuthorizedKeysFile": f'"{self.client_key.with_suffix(".pub")}"',
+            "AuthorizedKeysFile": f'"{self.authorized_keys}"',
             "PidFile": "none",
             "StrictModes": "no",
             "UsePAM": "no",
