@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from agentd.links.settings import describe_agent
-from proto.errors import SyncError
+from proto.errors import EXIT_NO_AGENT, SyncError
 from proto.text import escape_text
 
 if TYPE_CHECKING:
@@ -71,6 +71,8 @@ def explain_silence(host: str, returncode: int | None, noise: bytes, stderr: byt
 def from_far_end(host: str, failed: Failed) -> SyncError:
     """The error that the far end itself reported."""
     error = SyncError.from_wire(failed.code, f"{escape_text(host)}: {escape_text(failed.message)}")
+    if error.exit_status == EXIT_NO_AGENT:  # which is to mean the agent here
+        error = SyncError("remote-failed", error.message)
     if failed.hint is not None:
         error.hint = escape_text(failed.hint)
     return error
