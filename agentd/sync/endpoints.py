@@ -29,8 +29,8 @@ Outgoing = tuple[peer.PeerMessage, Any]
 Observer = Callable[[str, Any], None]
 """Called with "items" or "problems" and the payload, at the side that shows them to a person."""
 
-_SINGLE = 1
-"""The flag of a list chunk whose source is one file; the flags are the second u16 of its payload."""
+_FLAGS_AT, _SINGLE = 2, 1
+"""Where a list chunk has its flags, and the one that says that the source is one file."""
 
 
 class Engine(Protocol):
@@ -205,9 +205,12 @@ class SenderEndpoint(Endpoint):
     def _refuse_empty(self) -> None:
         if self._held[-1][0] != "list-end" or self._sender.list_total()[1] > 1:
             return
-        single = self._held[0][0] == "list" and bytes(self._held[0][2][2:3])[0] & _SINGLE
-        if not single:
-            raise SyncError("source-empty", "the source has nothing to sync, and --delete was given")
+        first, _, payload = self._held[0]
+        if first == "list":
+            with memoryview(payload) as view:
+                if view[_FLAGS_AT] & _SINGLE:
+                    return
+        raise SyncError("source-empty", "the source has nothing to sync, and --delete was given")
 
     def _receive_untrusted(self, message: Any, payload: Payload) -> None:
         match message:

@@ -274,16 +274,17 @@ class _Epoch:
 
     async def _wait_closed(self, connection: Connection, endpoint: Endpoint) -> None:
         """The sender's last word; the result does not wait for it, the connection's next use does."""
-        with trio.move_on_after(CLOSED_PATIENCE_S):
-            try:
+        try:
+            with trio.move_on_after(CLOSED_PATIENCE_S):
                 message, payload = await connection.receive()
                 endpoint.receive_untrusted(message, payload)
-            except (ConnectionLost, trio.ClosedResourceError, ProtocolError):
-                pass
-        if endpoint.session.closed:
-            await self._route.give_back(connection)
-        else:
-            await close_now(connection)
+        except (ConnectionLost, trio.ClosedResourceError, ProtocolError):
+            pass
+        finally:
+            if endpoint.session.closed:
+                await self._route.give_back(connection)
+            else:
+                await close_now(connection)
 
     def _observe(self, kind: str, payload: Any) -> None:
         if kind == "items":

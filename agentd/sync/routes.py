@@ -114,10 +114,11 @@ class HereRoute:
     async def _answer(self, connection: Connection) -> None:
         try:
             await greet(connection, self._identity())
-        except ConnectionLost:
-            await close_now(connection)
-        else:
             await self._serve(connection)
+        except ConnectionLost:
+            pass  # the asking half was cancelled
+        finally:
+            await close_now(connection)
 
     async def give_back(self, connection: Connection) -> None:
         """The session on it ended in order."""
