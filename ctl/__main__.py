@@ -1,5 +1,5 @@
 """``python -m ctl``."""
 
-from ctl.main import main
+from ctl.main import entry
 
-raise SystemExit(main())
+entry()

@@ -7,7 +7,9 @@ import sys
 from typing import TYPE_CHECKING
 
 from ctl.client import connect
-from proto import control, limits
+from proto import limits
+from proto.control_agent import Stop
+from proto.control_ends import Error
 from proto.errors import EXIT_DONE, SyncError
 from proto.hello import Hello
 from proto.version import VERSION
@@ -48,9 +50,9 @@ def stop() -> int:
     """End the agent and wait until it is gone.  Raises SyncError."""
     client = connect(start=False)
     try:
-        client.ask(control.Stop(_ID))
+        client.ask(Stop(_ID))
         message, _ = client.answer()
-        if type(message) is control.Error:
+        if type(message) is Error:
             raise SyncError.from_wire(message.code, message.message, message.hint)
         client.wait_end(_STOP_S)
     finally:

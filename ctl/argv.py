@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from proto.errors import SyncError
-from proto.job import Location, parse_location, shown
+from proto.text import shown
+
+if TYPE_CHECKING:
+    from proto.job import Location
 
 Values = dict[str, Any]
 """Options by their names, ``-`` as ``_``: True, a text, a number, or a list of bytes."""
@@ -84,6 +87,8 @@ def unknown_verb(verb: str) -> SyncError:
 
 def location(word: str) -> Location:
     """A command line's location, a local path made absolute.  Raises SyncError ``usage``."""
+    from proto.job import Location, parse_location
+
     found = parse_location(os.fsencode(word))
     return found if found.host is not None else Location(None, absolute(found.path))
 

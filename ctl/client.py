@@ -9,17 +9,16 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from proto import limits
-from proto.control import CONTROL_REPLIES, Error
+from proto.control_ends import End, Error
 from proto.errors import ProtocolError, SyncError
 from proto.frame import FrameReader, encode_frame
 from proto.hello import Hello, agree
-from proto.job import ENVIRONMENT
 from proto.peercred import peer_uid, trusted
 from proto.schema import from_head_untrusted, registry, to_head
 from proto.version import VERSION
 
 if TYPE_CHECKING:
-    from proto.schema import Message
+    from proto.schema import Message, Registry
 
 ANSWER_S = 20.0
 """How long an agent that is well may take to answer what needs no work."""
@@ -30,7 +29,8 @@ _HELLO = registry(Hello)
 class Client:
     """A connection to the agent.  Raises SyncError ``no-agent`` when there is none, other codes when it is no good."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, replies: Registry) -> None:
+        self._replies = replies
         self._socket = socket(AF_UNIX, SOCK_STREAM)
         self._greeted = False
         self._reader = FrameReader(limits.CONTROL_PAYLOAD_MAX)
@@ -77,7 +77,7 @@ class Client:
                     agree(ours, from_head_untrusted(_HELLO, frame.head))
                     self._greeted = True
                     continue
-                message = from_head_untrusted(CONTROL_REPLIES, frame.head)
+                message = from_head_untrusted(self._replies, frame.head)
                 if type(message) is Error and message.id == 0:
                     raise SyncError.from_wire(message.code, message.message, message.hint)
                 return message, frame.payload
@@ -131,22 +131,27 @@ def socket_path() -> str:
     return places(os.environ, os.geteuid(), sys.platform).control_socket
 
 
-def connect(*, start: bool) -> Client:
-    """A connection to this home's agent, which is started when there is none and ``start``.  Raises SyncError."""
-    path = socket_path()
+def connect(*rows: type[Any], start: bool) -> Client:
+    """A connection to this home's agent, which is started when there is none and ``start``.  Raises SyncError.
+
+    ``rows`` are the messages that may come, besides END and ERROR.
+    """
+    path, replies = socket_path(), registry(End, Error, *rows)
     try:
-        return Client(path)
+        return Client(path, replies)
     except SyncError as e:
         if e.code != "no-agent" or not start:
             raise
     from ctl.spawn import start_agent
 
     start_agent(os.environ)
-    return Client(path)
+    return Client(path, replies)
 
 
 def environment() -> dict[str, str]:
     """What of the person's environment travels with a request.  What is not text does not."""
+    from proto.job import ENVIRONMENT
+
     found: dict[str, str] = {}
     for name in ENVIRONMENT:
         value = os.environ.get(name)

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from ctl import argv, render
 from ctl.client import connect, environment
-from proto import control
+from proto import control_jobs as control
+from proto.control_ends import Error
 from proto.errors import EXIT_DONE, EXIT_PROBLEMS, SyncError
-from proto.job import format_location, shown
-from proto.text import escape_text
+from proto.job import format_location
+from proto.text import escape_text, shown
 
 if TYPE_CHECKING:
     from ctl.client import Client
@@ -26,6 +27,9 @@ _GRACE_S = 5.0
 """How much longer than the agent the CLI waits for a timeout, or for a cancelled job's last word."""
 
 _REQUEST, _CANCEL = 1, 2
+_ANSWERS = (
+    control.Accepted, control.Progress, control.Items, control.Problems, control.Notice, control.Result,
+)  # fmt: skip
 
 
 def push_or_pull(verb: str, operands: list[str], values: argv.Values) -> int:
@@ -67,7 +71,7 @@ def _options(values: argv.Values) -> dict[str, Any]:
 
 def _run(request: control.Run | control.Sync, values: argv.Values) -> int:
     request.validate()
-    client = connect(start=True)
+    client = connect(*_ANSWERS, start=True)
     view = _Json(values) if values.get("json") else _Text(values)
     job = _Job(client, view, values.get("timeout"))
     try:
@@ -110,7 +114,7 @@ class _Job:
                 self._status = self._status or (EXIT_PROBLEMS if message.problem_count else EXIT_DONE)
                 if not message.remaining:
                     return self._status
-            elif type(message) is control.Error and message.id == _REQUEST:
+            elif type(message) is Error and message.id == _REQUEST:
                 error = SyncError.from_wire(message.code, message.message, message.hint)
                 if not message.remaining and self._status == EXIT_DONE:
                     raise error
@@ -128,7 +132,7 @@ class _Job:
                 self._client.ask(control.Cancel(_CANCEL, self._number))
                 until = monotonic() + _GRACE_S
                 while (found := self._client.receive(max(0.0, until - monotonic()))) is not None:
-                    if type(found[0]) in (control.Result, control.Error):
+                    if type(found[0]) in (control.Result, Error):
                         break
         except (KeyboardInterrupt, SyncError):
             pass
@@ -153,7 +157,7 @@ class _Json:
             if now < self._next:
                 return
             self._next = now + _FIRST_S
-        elif type(message) is control.Error:
+        elif type(message) is Error:
             return
         sys.stdout.write(self._dump(self._to_json(message, payload)).decode())
         sys.stdout.flush()

@@ -10,10 +10,12 @@ from typing import Any
 from ctl import argv
 from ctl.client import connect
 from ctl.status import ask_rows, pair
-from proto import control
+from proto import control_agent as control
+from proto.control_ends import Error
+from proto.control_state import ListPairs, PairInfo
 from proto.errors import EXIT_DONE, SyncError
-from proto.job import format_location, shown
-from proto.text import escape_text
+from proto.job import format_location
+from proto.text import escape_text, shown
 
 _ID = 1
 _SILENCE_S = 60.0
@@ -45,7 +47,7 @@ def _add(operands: list[str], values: argv.Values) -> int:
 
 
 def _list(*, json: bool) -> int:
-    rows = ask_rows(control.ListPairs(_ID), start=True)
+    rows = ask_rows(ListPairs(_ID), PairInfo, start=True)
     if json:
         from proto.jsonl import dump_line, to_json
 
@@ -60,7 +62,7 @@ def _list(*, json: bool) -> int:
 
 
 def _events(*, json: bool) -> int:
-    client = connect(start=True)
+    client = connect(control.Event, control.Heartbeat, start=True)
     try:
         client.ask(control.Events(_ID))
         while True:
@@ -68,7 +70,7 @@ def _events(*, json: bool) -> int:
             if found is None:
                 raise SyncError("no-agent", f"the agent said nothing for {_SILENCE_S:g} s", "'syncctl restart'")
             message = found[0]
-            if type(message) is control.Error:
+            if type(message) is Error:
                 raise SyncError.from_wire(message.code, message.message, message.hint)
             line = _json_event(message) if json else _event(message)
             if line:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from os import strerror
 
-from proto.control import known_problem
-from proto.job import shown
+from proto.text import shown
 
 Counters = dict[str, int]
 
@@ -86,6 +85,8 @@ def progress(phase: str, counters: Counters, rate: float) -> str:
 
 def problem(path: bytes, code: str, errno: int) -> str:
     """One path's trouble on a line."""
+    from proto.control_jobs import known_problem
+
     said = f"{shown(path) or '.'}: {known_problem(shown(code.encode()))}"
     return f"{said}: {strerror(errno)}" if errno else said
 

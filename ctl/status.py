@@ -7,37 +7,38 @@ from typing import TYPE_CHECKING, Any
 
 from ctl import render
 from ctl.client import connect
-from proto import control
+from proto import control_state as control
+from proto.control_ends import End, Error
 from proto.errors import EXIT_DONE, SyncError
-from proto.job import shown
-from proto.text import escape_text
+from proto.text import escape_text, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 _ID = 1
+_ROWS = (control.AgentInfo, control.LinkInfo, control.PairInfo, control.JobInfo)
 
 
 def status(*, json: bool) -> int:
     """Print it; never starts an agent.  Raises SyncError, ``no-agent`` when there is none."""
-    rows = ask_rows(control.Status(_ID), start=False)
+    rows = ask_rows(control.Status(_ID), *_ROWS, start=False)
     sys.stdout.write(_json(rows) if json else text(rows))
     return EXIT_DONE
 
 
-def ask_rows(request: Any, *, start: bool) -> list[Any]:
-    """The rows of an answer up to END.  Raises SyncError."""
-    client = connect(start=start)
+def ask_rows(request: Any, *rows: type[Any], start: bool) -> list[Any]:
+    """The answer up to END, of these kinds of rows.  Raises SyncError."""
+    client = connect(*rows, start=start)
     try:
         client.ask(request)
-        rows: list[Any] = []
+        found: list[Any] = []
         while True:
             message, _ = client.answer()
-            if type(message) is control.End:
-                return rows
-            if type(message) is control.Error:
+            if type(message) is End:
+                return found
+            if type(message) is Error:
                 raise SyncError.from_wire(message.code, message.message, message.hint)
-            rows.append(message)
+            found.append(message)
     finally:
         client.close()
 

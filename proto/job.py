@@ -7,13 +7,12 @@ Shared by the CLI that asks, the agent's control room that takes it in, and the 
 
 from typing import NamedTuple
 
+from proto import limits
 from proto.errors import SyncError
-
-ROOT_MAX = 4095
-"""Bytes of a root's path: it is opened by name once, so the system's own limit holds."""
+from proto.text import shown as shown
 
 HOST_MAX = 255
-EXCLUDE_MAX = 4096
+EXCLUDE_MAX = limits.TEXT_MAX
 
 ENVIRONMENT = ("PWD", "SSH_AUTH_SOCK", "SSH_ASKPASS", "DISPLAY", "WAYLAND_DISPLAY", "KRB5CCNAME", "PATH")
 """The part of the person's environment that travels with each request; PWD is the directory they are in."""
@@ -144,38 +143,6 @@ def format_location(location: Location) -> bytes:
     return f"{user}{at}[{name}]:".encode() + path if ":" in name else f"{host}:".encode() + path
 
 
-_HARMFUL = frozenset((0x061C, 0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A)))
-
-
-def shown(name: bytes) -> str:
-    """``name`` as one line that is safe on a terminal: rsync's ``\\#ooo`` for every byte of what is no printable text.
-
-    Escaped are control characters (C0, DEL, C1), line separators, direction overrides and invalid UTF-8; and the
-    backslash of what would read like an escape.
-    """
-    if name.isascii() and b"\\" not in name:
-        text = name.decode("ascii")
-        if text.isprintable():
-            return text
-    out: list[str] = []
-    decoded = name.decode("utf-8", "surrogateescape")
-    for i, char in enumerate(decoded):
-        code = ord(char)
-        if 0xDC80 <= code <= 0xDCFF:
-            out.append(f"\\#{code - 0xDC00:03o}")
-        elif code < 0x20 or 0x7F <= code < 0xA0 or code in _HARMFUL:
-            out += [f"\\#{byte:03o}" for byte in char.encode()]
-        elif char == "\\" and _looks_escaped(decoded[i + 1 : i + 5]):
-            out.append("\\#134")
-        else:
-            out.append(char)
-    return "".join(out)
-
-
-def _looks_escaped(after: str) -> bool:
-    return len(after) == 4 and after[0] == "#" and all("0" <= digit <= "7" for digit in after[1:])
-
-
 def _split_host(text: bytes) -> tuple[bytes | None, bytes]:
     """``text`` as (host or None, path); a v6 host keeps its brackets."""
     head = text.split(b"/", 1)[0]
@@ -248,6 +215,6 @@ def _root(path: bytes, text: bytes) -> bytes:
         stripped = b"/" + stripped.lstrip(b"/")
     if not stripped:
         raise SyncError("usage", f"{shown(text)}: names no path", "HOST:~ is the home itself")
-    if len(stripped) > ROOT_MAX:
-        raise SyncError("usage", f"a path of {len(stripped)} bytes is too long, the limit is {ROOT_MAX}")
+    if len(stripped) > limits.ROOT_MAX:
+        raise SyncError("usage", f"a path of {len(stripped)} bytes is too long, the limit is {limits.ROOT_MAX}")
     return stripped

@@ -34,6 +34,9 @@ COMPONENT_MAX = 255
 DEPTH_MAX = 4096
 """Names are longer than PATH_MAX where directories are held by handle; these bound the work per name."""
 
+ROOT_MAX = 4095
+"""Bytes of a root's path: it is opened by name once, so the system's own limit holds."""
+
 FILTERS_MAX = 4096
 TEXT_MAX = 4096
 FEATURES_MAX = 64

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from struct import calcsize, unpack_from
-from typing import Protocol
+from typing import TYPE_CHECKING
 
+if TYPE_CHECKING:
+    from typing import Protocol
 
-class Socket(Protocol):
-    """The one method that is needed of a socket."""
+    class Socket(Protocol):
+        """The one method that is needed of a socket."""
 
-    def getsockopt(self, level: int, option: int, buflen: int, /) -> bytes:
-        """See the socket module."""
+        def getsockopt(self, level: int, option: int, buflen: int, /) -> bytes:
+            """See the socket module."""
 
 
 _LINUX = (1, 17, "3i", 1)  # SOL_SOCKET, SO_PEERCRED, struct ucred {pid, uid, gid}

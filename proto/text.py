@@ -35,3 +35,35 @@ def escape_text(value: bytes | str) -> str:
 
 def _only_escapes(text: str) -> bool:
     return not any("\ud800" <= c < "\udc80" or "\udcff" < c <= "\udfff" for c in text)
+
+
+_HARMFUL = frozenset((0x061C, 0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A)))
+
+
+def shown(name: bytes) -> str:
+    """``name`` as one line that is safe on a terminal: rsync's ``\\#ooo`` for every byte of what is no printable text.
+
+    Escaped are control characters (C0, DEL, C1), line separators, direction overrides and invalid UTF-8; and the
+    backslash of what would read like an escape.
+    """
+    if name.isascii() and b"\\" not in name:
+        text = name.decode("ascii")
+        if text.isprintable():
+            return text
+    out: list[str] = []
+    decoded = name.decode("utf-8", "surrogateescape")
+    for i, char in enumerate(decoded):
+        code = ord(char)
+        if 0xDC80 <= code <= 0xDCFF:
+            out.append(f"\\#{code - 0xDC00:03o}")
+        elif code < 0x20 or 0x7F <= code < 0xA0 or code in _HARMFUL:
+            out += [f"\\#{byte:03o}" for byte in char.encode()]
+        elif char == "\\" and _looks_escaped(decoded[i + 1 : i + 5]):
+            out.append("\\#134")
+        else:
+            out.append(char)
+    return "".join(out)
+
+
+def _looks_escaped(after: str) -> bool:
+    return len(after) == 4 and after[0] == "#" and all("0" <= digit <= "7" for digit in after[1:])

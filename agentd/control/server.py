@@ -91,13 +91,14 @@ class ControlServer:
     async def serve(self, stream: trio.SocketStream) -> None:
         """Serve one accepted connection until its end; closes it.  Raises nothing but cancellation."""
         self._open += 1
+        crowded = self._open > limits.CONNECTIONS_MAX
         try:
             async with stream:
                 if not trusted(_uid_of(stream), os.geteuid()):
                     _log.warning("refused a control connection of another user")
                     return
                 channel = await open_channel(stream)
-                await self._serve(channel)
+                await self._serve(channel, crowded=crowded)
         except (ConnectionLost, trio.ClosedResourceError):
             pass
         except RemoteProtocolError as e:
@@ -107,12 +108,12 @@ class ControlServer:
         finally:
             self._open -= 1
 
-    async def _serve(self, channel: Channel) -> None:
+    async def _serve(self, channel: Channel, *, crowded: bool) -> None:
         try:
             theirs = await channel.greet(self.identity())
             if theirs.role != "cli":
                 raise RemoteProtocolError("this is the socket for CLIs and editors")
-            if self._open > limits.CONNECTIONS_MAX:
+            if crowded:
                 raise SyncError("agent-busy", f"the agent serves {limits.CONNECTIONS_MAX} commands already")
         except RemoteProtocolError as e:
             await _say(channel, control.Error(0, "protocol", str(e)))

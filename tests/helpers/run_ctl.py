@@ -3,8 +3,9 @@
 import sys
 
 from ctl import client
-from ctl.main import main
+from ctl.main import entry
 
 path = sys.argv[1]
 client.socket_path = lambda: path
-raise SystemExit(main(sys.argv[2:]))
+del sys.argv[1]
+entry()

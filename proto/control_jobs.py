@@ -1,0 +1,243 @@
+"""The messages of the control socket that ask for a job, and that tell how it goes."""
+
+# annotations are evaluated at once in these modules, not kept as text: typing compiles each text, for 60 us a class
+
+from struct import Struct
+from struct import error as struct_error
+from typing import NamedTuple
+
+from proto import limits
+from proto.control_ends import LOCATION_MAX, NAME_MAX, TARGETS_MAX, check_ids
+from proto.errors import RemoteProtocolError
+from proto.job import ENVIRONMENT, EXCLUDE_MAX, PROBLEMS
+from proto.schema import (
+    check_bool,
+    check_bytes,
+    check_counters,
+    check_list,
+    check_path,
+    check_text,
+    check_uint,
+)
+
+EXCLUDES_MAX = limits.FILTERS_MAX
+
+# defaults of fields, never mutated
+_NO_BYTES: list[bytes] = []
+_NO_ENV: dict[str, str] = {}
+
+_PROBLEM = Struct(">iBI")
+
+
+class Run(NamedTuple):
+    """Sync one root to another.  Locations are in the forms of a command line, local ones absolute or below ``~``."""
+
+    id: int
+    source: bytes
+    destination: bytes
+    env: dict[str, str] = _NO_ENV
+    """Of the names in proto.job.ENVIRONMENT."""
+    delete: bool = False
+    checksum: bool = False
+    dry_run: bool = False
+    itemize: bool = False
+    owner: bool = False
+    group: bool = False
+    force: bool = False
+    max_delete: int | None = None
+    excludes: list[bytes] = _NO_BYTES
+    timeout_ms: int | None = None
+    detach: bool = False
+
+    def validate(self) -> None:
+        """Raise RemoteProtocolError when an invariant does not hold."""
+        check_path("source", self.source, LOCATION_MAX)
+        check_path("destination", self.destination, LOCATION_MAX)
+        _check_job(self)
+
+
+class Sync(NamedTuple):
+    """Sync pairs: each target is a pair's name or a path that a pair's source holds; none means PWD's pair."""
+
+    id: int
+    targets: list[bytes] = _NO_BYTES
+    env: dict[str, str] = _NO_ENV
+    delete: bool = False
+    checksum: bool = False
+    dry_run: bool = False
+    itemize: bool = False
+    owner: bool = False
+    group: bool = False
+    force: bool = False
+    max_delete: int | None = None
+    excludes: list[bytes] = _NO_BYTES
+    """Besides the pair's own."""
+    timeout_ms: int | None = None
+    detach: bool = False
+
+    def validate(self) -> None:
+        """Raise RemoteProtocolError when an invariant does not hold."""
+        check_list("targets", self.targets, TARGETS_MAX)
+        for target in self.targets:
+            check_path("targets", target, limits.ROOT_MAX)
+        _check_job(self)
+
+
+class Cancel(NamedTuple):
+    """Stop a job; what it applied is kept.  The job's own request then ends with ERROR ``cancelled``."""
+
+    id: int
+    job: int
+
+    def validate(self) -> None:
+        """Raise RemoteProtocolError when an invariant does not hold."""
+        check_uint("id", self.id, limits.U32)
+        check_uint("job", self.job)
+
+
+class Accepted(NamedTuple):
+    """A job was made; ``remaining`` more will follow for this request."""
+
+    id: int
+    job: int
+    source: bytes
+    destination: bytes
+    pair: str | None = None
+    remaining: int = 0
+
+    def validate(self) -> None:
+        """Raise RemoteProtocolError when an invariant does not hold."""
+        check_ids(self.id, self.job)
+        check_path("source", self.source, LOCATION_MAX)
+        check_path("destination", self.destination, LOCATION_MAX)
+        if self.pair is not None:
+            check_text("pair", self.pair, NAME_MAX)
+        check_uint("remaining", self.remaining, TARGETS_MAX)
+
+
+class Progress(NamedTuple):
+    """How far a job is.  Only the newest is kept for a reader that lags."""
+
+    id: int
+    job: int
+    phase: str
+    counters: dict[str, int]
+
+    def validate(self) -> None:
+        """Raise RemoteProtocolError when an invariant does not hold."""
+        check_ids(self.id, self.job)
+        check_text("phase", self.phase, 32)
+        check_counters("counters", self.counters)
+
+
+class Items(NamedTuple):
+    """Itemized changes (payload: ``%i %n%L`` lines, each ended by NUL)."""
+
+    id: int
+    job: int
+
+    def validate(self) -> None:
+        """Raise RemoteProtocolError when an invariant does not hold."""
+        check_ids(self.id, self.job)
+
+
+class Problems(NamedTuple):
+    """Paths that did not make it (payload: packed problems)."""
+
+    id: int
+    job: int
+
+    def validate(self) -> None:
+        """Raise RemoteProtocolError when an invariant does not hold."""
+        check_ids(self.id, self.job)
+
+
+class Notice(NamedTuple):
+    """A line for the person."""
+
+    id: int
+    job: int
+    text: str
+
+    def validate(self) -> None:
+        """Raise RemoteProtocolError when an invariant does not hold."""
+        check_ids(self.id, self.job)
+        check_text("text", self.text)
+
+
+class Result(NamedTuple):
+    """A job is done; with problems when ``problem_count`` is not 0.  The wire counts are of its peer connections."""
+
+    id: int
+    job: int
+    stats: dict[str, int]
+    problem_count: int
+    epochs: int
+    wire_sent: int
+    wire_received: int
+    duration_us: int
+    remaining: int = 0
+
+    def validate(self) -> None:
+        """Raise RemoteProtocolError when an invariant does not hold."""
+        check_ids(self.id, self.job)
+        check_counters("stats", self.stats)
+        for name in ("problem_count", "epochs", "wire_sent", "wire_received", "duration_us"):
+            check_uint(name, getattr(self, name))
+        check_uint("remaining", self.remaining, TARGETS_MAX)
+
+
+def pack_problems(problems: list[tuple[bytes, str, int]]) -> bytes:
+    """PROBLEMS' payload: { i32 errno, u8 code_len, u32 path_len, code, path }, big-endian."""
+    parts: list[bytes] = []
+    for path, code, errno in problems:
+        name = code.encode()
+        parts += (_PROBLEM.pack(errno, len(name), len(path)), name, path)
+    return b"".join(parts)
+
+
+def unpack_problems_untrusted(payload: bytes | bytearray | memoryview) -> list[tuple[bytes, str, int]]:
+    """PROBLEMS' payload as (path, code, errno) triples.  Raises RemoteProtocolError only."""
+    data = bytes(payload)
+    at = 0
+    problems: list[tuple[bytes, str, int]] = []
+    try:
+        while at < len(data):
+            errno, code_len, path_len = _PROBLEM.unpack_from(data, at)
+            start = at + _PROBLEM.size
+            at = start + code_len + path_len
+            if at > len(data):
+                raise RemoteProtocolError("problems: a record passes the end")
+            problems.append((data[start + code_len : at], data[start : start + code_len].decode("ascii"), errno))
+    except (struct_error, UnicodeDecodeError):
+        raise RemoteProtocolError("problems: malformed record") from None
+    return problems
+
+
+def known_problem(code: str) -> str:
+    """What a problem's code means, for people; a code of a newer agent speaks for itself."""
+    return PROBLEMS.get(code, code)
+
+
+def _check_job(message: Run | Sync) -> None:
+    """What RUN and SYNC share."""
+    check_uint("id", message.id, limits.U32)
+    if type(message.env) is not dict or len(message.env) > len(ENVIRONMENT):
+        raise RemoteProtocolError("env: not a map of a few variables")
+    for name, value in message.env.items():
+        if name not in ENVIRONMENT:
+            raise RemoteProtocolError(f"env: only {', '.join(ENVIRONMENT)} travel")
+        check_text(name, value, 8 * limits.TEXT_MAX)
+        if "\0" in value:
+            raise RemoteProtocolError(f"{name}: a variable cannot hold a NUL")
+    for name in ("delete", "checksum", "dry_run", "itemize", "owner", "group", "force", "detach"):
+        check_bool(name, getattr(message, name))
+    if message.max_delete is not None:
+        check_uint("max_delete", message.max_delete)
+    if message.timeout_ms is not None:
+        check_uint("timeout_ms", message.timeout_ms, limits.U32, 1)
+    check_list("excludes", message.excludes, EXCLUDES_MAX)
+    for pattern in message.excludes:
+        check_bytes("excludes", pattern, EXCLUDE_MAX, 1)
+        if b"\0" in pattern:
+            raise RemoteProtocolError("excludes: a pattern cannot hold a NUL byte")
