@@ -18,6 +18,9 @@ _READY_S = 20.0
 
 _READY_FD = 3
 
+# -P: what lies in the folder that the person is in is theirs, and no module of the agent.
+_AGENT = [sys.executable, "-P", "-m", "agentd"]
+
 
 def start_agent(environ: Mapping[str, str]) -> None:
     """Start the agent and return when its control socket answers; also when another call was faster.
@@ -29,7 +32,7 @@ def start_agent(environ: Mapping[str, str]) -> None:
     try:
         os.posix_spawn(
             sys.executable,
-            [sys.executable, "-m", "agentd", "--quiet", "--ready-fd", str(_READY_FD)],
+            [*_AGENT, "--quiet", "--ready-fd", str(_READY_FD)],
             environ,
             file_actions=[
                 (os.POSIX_SPAWN_OPEN, 0, null, os.O_RDONLY, 0),
@@ -52,7 +55,7 @@ def start_agent(environ: Mapping[str, str]) -> None:
 
 def foreground(environ: Mapping[str, str]) -> NoReturn:
     """Become the agent."""
-    os.execve(sys.executable, [sys.executable, "-m", "agentd"], dict(environ))  # noqa: S606 - argv, no shell
+    os.execve(sys.executable, _AGENT, dict(environ))  # noqa: S606 - argv, no shell
 
 
 def _first_line(fd: int) -> str:

@@ -317,6 +317,7 @@ fn piece(
         let Some(file) = large.file(shared, &fd, name)? else {
             return Ok(false);
         };
+        let _alone = lock(&large.writing);
         write_at(&file, content, u64::from(record.piece) * PIECE as u64)?;
         Ok(true)
     });

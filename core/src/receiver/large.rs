@@ -28,6 +28,8 @@ pub struct Large {
     pub held: Vec<[u8; 32]>,
     /// Bytes of the signature that the sender holds.
     pub signed: u64,
+    /// Held while a piece is written: the kernel lets one writer at a file, and has the others spin.
+    pub writing: Mutex<()>,
     inner: Mutex<Inner>,
 }
 
