@@ -197,6 +197,9 @@ class Pump:
                 else:
                     await self._send(connection, outgoing)
         except (ConnectionLost, trio.ClosedResourceError):
+            if self._session.finished:
+                self.end(None)
+                return
             # The other side may have said why before it went: what it sent can still be read.
             self._lost = ConnectionLost("the connection broke")
             self._patience.deadline = min(self._patience.deadline, trio.current_time() + LAST_WORDS_S)

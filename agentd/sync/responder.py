@@ -121,7 +121,7 @@ async def _run(shop: Workshop, served: Served, endpoint: Endpoint, opened: Opene
         return served.pump.reusable
     finally:
         await shop.close(endpoint)
-        if not endpoint.finished:
+        if not endpoint.session.closed:  # DONE may not have arrived
             served.totals.lose_epoch(endpoint.counters())
 
 
