@@ -30,6 +30,7 @@ from proto.version import VERSION
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
+    from agentd.paths import Lock
     from proto.places import Places
 
 log = logging.getLogger(__name__)
@@ -47,8 +48,9 @@ _WATCHDOG_SHARE = 0.4
 class App:
     """One agent.  ``run()`` it once, with the lock held.  Raises SyncError ``config`` when the configuration is bad."""
 
-    def __init__(self, places: Places, platform: str) -> None:
+    def __init__(self, places: Places, lock: Lock, platform: str) -> None:
         self._places = places
+        self._lock = lock
         self._platform = platform
         self._notify = Notifier(os.environ)
         passed = passed_sockets(os.environ)
@@ -123,6 +125,11 @@ class App:
             self._mend()
 
     def _mend(self) -> None:
+        if not self._lock.held():
+            # Removed with the whole home, and another agent may have begun a new one: its sockets are not ours to take.
+            log.error("the lock is gone: this agent ends", extra={"lock": self._lock.path})
+            self._stopping.set()
+            return
         for listening in (self._control_socket, self._peer_socket):
             if listening.mend():
                 log.warning("a socket had vanished and is made again", extra={"runtime": self._places.runtime})

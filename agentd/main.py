@@ -54,7 +54,7 @@ def _run(arguments: argparse.Namespace, answer: partial[None]) -> bool:
     log.start(here.log, foreground=not arguments.quiet, as_json=arguments.log_json)
     os.umask(0o077)
     os.chdir("/")
-    trio.run(App(here, sys.platform).run, partial(answer, "ready"))
+    trio.run(App(here, lock, sys.platform).run, partial(answer, "ready"))
     return False
 
 

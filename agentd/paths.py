@@ -70,6 +70,15 @@ class Lock:
         self._record()
         return None
 
+    def held(self) -> bool:
+        """Whether the lock is still the one that others would find: a home that was removed is no longer ours."""
+        try:
+            named = os.stat(self.path, follow_symlinks=False)
+        except OSError:
+            return False
+        ours = os.fstat(self._fd)
+        return (named.st_dev, named.st_ino) == (ours.st_dev, ours.st_ino)
+
     def _record(self) -> None:
         """Say who we are.  A full disk is no reason not to start: the lock holds without it."""
         said = json.dumps({"pid": os.getpid(), "control_socket": self._places.control_socket}).encode()
