@@ -10,6 +10,7 @@ import stat
 from typing import TYPE_CHECKING, NamedTuple
 
 from proto.errors import SyncError
+from proto.places import lock_path
 
 if TYPE_CHECKING:
     from proto.places import Places
@@ -54,7 +55,7 @@ class Lock:
     """
 
     def __init__(self, places: Places) -> None:
-        self.path = os.path.join(places.state, f"agent-{os.uname().nodename}.lock")
+        self.path = lock_path(places.state)
         self._places = places
         self._fd = -1
 

@@ -57,7 +57,31 @@ def stop() -> int:
         client.wait_end(_STOP_S)
     finally:
         client.close()
+    _wait_gone()
     return EXIT_DONE
+
+
+def _wait_gone() -> None:
+    """Until the agent has let go of its lock: only then can the next one start.  Raises SyncError."""
+    import fcntl
+    from time import monotonic, sleep
+
+    from proto.places import lock_path, places
+
+    deadline = monotonic() + _STOP_S
+    while monotonic() < deadline:
+        try:
+            fd = os.open(lock_path(places(os.environ, os.geteuid(), sys.platform).state), os.O_RDONLY | os.O_NOFOLLOW)
+        except OSError:
+            return
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            sleep(0.01)
+        finally:
+            os.close(fd)
+    raise SyncError("internal", f"the agent did not end within {_STOP_S:g} s", "see its log; then kill it")
 
 
 def _start() -> int:

@@ -98,21 +98,14 @@ def item(line: bytes) -> str:
 
 def summary(stats: Counters, problems: int, seconds: float, wire: tuple[int, int], *, dry_run: bool) -> str:
     """The last line of a job."""
-    files, deleted = stats.get("files", 0), stats.get("deleted", 0)
-    if dry_run:
-        wanted = stats.get("wanted_files", files)
-        text = f"would send {plural(wanted, 'file')}, {size(stats.get('wanted_bytes', 0))}"
-        text += f", and delete {deleted:,}" if deleted else ""
-    else:
-        parts = []
-        if files:
-            parts.append(f"{plural(files, 'file')}, {size(stats.get('bytes', 0))}")
-        others = sum(stats.get(key, 0) for key in ("dirs", "symlinks", "meta"))
-        if others:
-            parts.append(plural(others, "other change"))
-        if deleted:
-            parts.append(f"{deleted:,} deleted")
-        text = ", ".join(parts) if parts else "nothing to do" if problems else "up to date"
+    kind = "wanted_" if dry_run else ""
+    files, deleted = stats.get(kind + "files", 0), stats.get("deleted", 0)
+    others = sum(stats.get(key, 0) for key in ("dirs", "symlinks", "meta"))
+    parts = [f"{plural(files, 'file')}, {size(stats.get(kind + 'bytes', 0))}"] if files else []
+    parts += [plural(others, "other change")] if others else []
+    parts += [f"{deleted:,} deleted"] if deleted else []
+    text = ", ".join(parts) if parts else "nothing to do" if problems else "up to date"
+    text = f"dry run: {text}" if dry_run else text
     text += f", {plural(problems, 'problem')}" if problems else ""
     return f"{text}, in {duration(seconds)} (sent {size(wire[0])}, received {size(wire[1])})"
 
@@ -123,9 +116,9 @@ def statistics(stats: Counters, epochs: int, seconds: float, wire: tuple[int, in
     total = stats.get("listed_bytes", 0)
     rows = [
         ("entries listed", f"{stats.get('listed', 0):,}"),
-        ("bytes listed", f"{total:,}"),
+        *([("bytes of these", f"{total:,}")] if total else []),
         ("files transferred", f"{stats.get('files', 0):,}"),
-        ("bytes of these", f"{stats.get('bytes', 0):,}"),
+        ("bytes transferred", f"{stats.get('bytes', 0):,}"),
         ("literal data", f"{stats.get('literal', 0):,}"),
         ("matched data", f"{stats.get('matched', 0):,}"),
         ("created", f"{stats.get('created', 0):,}"),

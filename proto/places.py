@@ -64,6 +64,11 @@ def places(
     )
 
 
+def lock_path(state: str) -> str:
+    """The lock of the one agent of a home on this machine: a home may be shared by several over a network."""
+    return f"{state}/agent-{os.uname().nodename}.lock"
+
+
 def _xdg(environ: Mapping[str, str], name: str, default: str) -> str:
     value = environ.get(name, "")
     return f"{value}/syncctl" if value.startswith("/") else default

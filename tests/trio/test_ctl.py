@@ -85,7 +85,7 @@ async def test_push(tmp_path: Path) -> None:
         lines = done.stdout.decode().splitlines()
         assert lines[:2] == [">f+++++++++ a\\#033b", ">f+++++++++ \\#377"]
         assert any("wire bytes sent" in line for line in lines)
-        assert lines[-1].startswith("would send 2 files")
+        assert lines[-1].startswith("dry run: up to date, in 0.50 s")
         assert done.stderr == b""
         (asked,) = sessions.jobs
         assert asked.source.path == os.fsencode(tmp_path / "src")

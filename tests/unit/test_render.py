@@ -68,7 +68,7 @@ def test_item() -> None:
         ),
         (
             {"wanted_files": 2, "wanted_bytes": 5, "deleted": 3}, 0, True,
-            "would send 2 files, 5 B, and delete 3, in 3.4 ms (sent 1.0 kB, received 20 B)",
+            "dry run: 2 files, 5 B, 3 deleted, in 3.4 ms (sent 1.0 kB, received 20 B)",
         ),
     ],
 )  # fmt: skip
