@@ -25,6 +25,7 @@ from proto import limits
 from proto.errors import ProtocolError, SyncError
 from proto.hello import Hello
 from proto.peercred import peer_uid, trusted
+from proto.places import places as find_places
 from proto.version import VERSION
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ class App:
             "agent", limits.PROTOCOL_MIN, limits.PROTOCOL_MAX, VERSION, self._store.agent, machine_id(), []
         )
         self._peers = 0
+        self._mend_trouble = ""
 
     def identity(self) -> Hello:
         """Who we are, as every connection begins."""
@@ -85,8 +87,10 @@ class App:
         try:
             async with trio.open_nursery() as nursery:
                 with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as ends, \
+                     trio.open_signal_receiver(signal.SIGHUP) as reloads, \
                      trio.open_signal_receiver(signal.SIGURG) as looks:  # fmt: skip
                     nursery.start_soon(self._watch_ends, ends)
+                    nursery.start_soon(self._watch_reloads, reloads)
                     nursery.start_soon(self._watch_sockets, looks)
                     nursery.start_soon(self._look_regularly)
                     if self._notify.watchdog_s is not None:
@@ -102,6 +106,7 @@ class App:
                     await self._stopping.wait()
                     log.info("stopping")
                     self._notify("STOPPING=1")
+                    signal.alarm(int(_STOP_S) + 1)  # its default action ends us, should anything hang
                     nursery.cancel_scope.cancel()
         finally:
             self._control_socket.remove()
@@ -113,7 +118,14 @@ class App:
             if self._stopping.is_set():
                 os._exit(1)  # asked twice: whoever asks knows that something is in flight
             self._stopping.set()
-            signal.alarm(int(_STOP_S) + 1)  # its default action ends us, should anything hang
+
+    async def _watch_reloads(self, signals: AsyncIterator[int]) -> None:
+        async for _ in signals:
+            self._config.current()
+            if self._config.error is not None:
+                log.error("the configuration is bad; the last good one holds: %s", self._config.error)
+            else:
+                log.info("read the configuration again")
 
     async def _watch_sockets(self, signals: AsyncIterator[int]) -> None:
         async for _ in signals:
@@ -125,14 +137,26 @@ class App:
             self._mend()
 
     def _mend(self) -> None:
+        """Make sockets again whose names were taken away, where they belong now: the directory may be gone for good."""
         if not self._lock.held():
             # Removed with the whole home, and another agent may have begun a new one: its sockets are not ours to take.
             log.error("the lock is gone: this agent ends", extra={"lock": self._lock.path})
             self._stopping.set()
             return
-        for listening in (self._control_socket, self._peer_socket):
-            if listening.mend():
-                log.warning("a socket had vanished and is made again", extra={"runtime": self._places.runtime})
+        here = find_places(os.environ, os.geteuid(), self._platform)
+        try:
+            mended = [self._control_socket.mend(here.control_socket), self._peer_socket.mend(here.peer_socket)]
+        except SyncError as e:
+            if self._mend_trouble != e.message:
+                log.warning("a socket vanished and cannot be made again: %s", e.message)
+            self._mend_trouble = e.message
+            return
+        self._mend_trouble = ""
+        if any(mended):
+            self._links.runtime_dir = here.runtime
+            control, peer = self._control_socket.path, self._peer_socket.path
+            self._lock.record(here._replace(control_socket=control, peer_socket=peer))
+            log.warning("a socket had vanished and is made again", extra={"runtime": here.runtime})
 
     async def _reassure(self, every_s: float) -> None:
         while True:

@@ -43,12 +43,21 @@ class LineFormatter(logging.Formatter):
         return f"{self.formatTime(record)} {record.levelname} {record.name}: {message}"
 
 
+def _is_journal(fd: int) -> bool:
+    """Whether ``fd`` leads to the journal.  The variable alone proves nothing: a terminal's children inherit it."""
+    try:
+        found = os.fstat(fd)
+    except OSError:
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
+
+
 def start(path: str, *, foreground: bool, as_json: bool) -> None:
     """Log to ``path``, or to stderr under a service manager; in the foreground to both.  A full disk stops nothing."""
     root = logging.getLogger()
     root.setLevel(logging.INFO)
     logging.raiseExceptions = False
-    journal = "JOURNAL_STREAM" in os.environ or "INVOCATION_ID" in os.environ
+    journal = _is_journal(2)
     if foreground or journal:
         stream = logging.StreamHandler(sys.stderr)
         stream.setFormatter(LineFormatter(priorities=journal, as_json=as_json))

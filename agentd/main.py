@@ -5,18 +5,25 @@ from __future__ import annotations
 import argparse
 import os
 import signal
+import socket
 import sys
 from functools import partial
+from time import monotonic, sleep
 
 import trio
 
 from agentd import log
 from agentd.app import App
-from agentd.paths import Lock, private_directory
+from agentd.paths import Holder, Lock, private_directory
 from proto.errors import EXIT_DONE, EXIT_NO_AGENT, SyncError
 from proto.places import places
 from proto.text import escape_text
 from proto.version import VERSION
+
+_HELD_S = 10.0
+"""A predecessor that ends takes less: it is bounded, and then killed by its own alarm."""
+
+_LOOK_S = 0.05
 
 
 def main() -> int:
@@ -27,6 +34,9 @@ def main() -> int:
     parser.add_argument("--log-json", action="store_true", help="log JSON lines")
     parser.add_argument("--ready-fd", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.ready_fd is not None:
+        # started by a command: whatever else that had open and passed on unasked would stay open for as long as we run
+        os.closerange(arguments.ready_fd + 1, os.sysconf("SC_OPEN_MAX"))
     answer = partial(_answer, arguments.ready_fd)
     try:
         held = _run(arguments, answer)
@@ -41,28 +51,76 @@ def _run(arguments: argparse.Namespace, answer: partial[None]) -> bool:
     """Whether another agent was running.  Raises SyncError."""
     here = places(os.environ, os.geteuid(), sys.platform)
     private_directory(here.state)
-    private_directory(here.runtime)
     lock = Lock(here)
-    holder = lock.take()
+    holder = _take(lock)
     if holder is not None:
-        if holder.pid:
-            # It may not have noticed yet that its sockets' directory vanished.  Ignored by default, so harmless early.
-            os.kill(holder.pid, signal.SIGURG)
         answer(f"running\t{holder.control_socket}")
         sys.stderr.write(f"agentd: another agent is running (pid {holder.pid})\n")
         return True
-    log.start(here.log, foreground=not arguments.quiet, as_json=arguments.log_json)
+    private_directory(here.runtime)
     os.umask(0o077)
+    log.start(here.log, foreground=not arguments.quiet, as_json=arguments.log_json)
+    if os.environ.get("SYNCCTL_HOME"):
+        os.environ["SYNCCTL_HOME"] = os.path.abspath(os.environ["SYNCCTL_HOME"])
     os.chdir("/")
-    trio.run(App(here, lock, sys.platform).run, partial(answer, "ready"))
+    ready = partial(answer, f"ready\t{here.control_socket}")
+    try:
+        trio.run(App(here, lock, sys.platform).run, ready)
+    except* SyncError as group:
+        raise _first(group) from None
     return False
 
 
+def _take(lock: Lock) -> Holder | None:
+    """Take the lock; or who has it and can be reached.  One that is ending is waited for.  Raises SyncError."""
+    deadline = monotonic() + _HELD_S
+    asked = False
+    while (holder := lock.take()) is not None:
+        if _answers(holder.control_socket):
+            return holder
+        if monotonic() > deadline:
+            raise SyncError(
+                "no-agent", f"another agent (pid {holder.pid}) runs and cannot be reached", "end it, and start again"
+            )
+        if holder.pid and not asked:
+            # It may not have noticed yet that its sockets vanished.  Ignored by default, so harmless early.
+            asked = True
+            _ask_to_look(holder.pid)
+        sleep(_LOOK_S)
+    return None
+
+
+def _ask_to_look(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGURG)
+    except OSError:
+        pass
+
+
+def _answers(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(path)
+        except TimeoutError:
+            return True  # its backlog is full: there, and busy
+        except OSError:
+            return False
+        return True
+
+
+def _first(group: BaseExceptionGroup[SyncError]) -> SyncError:
+    """One of several: the person can mend one thing at a time."""
+    found = group.exceptions[0]
+    return _first(found) if isinstance(found, BaseExceptionGroup) else found
+
+
 def _answer(fd: int | None, line: str) -> None:
-    """Tell whoever started us, who may be gone."""
+    """Tell whoever started us, who may be gone.  Once."""
     if fd is not None:
         try:
             os.write(fd, os.fsencode(line.replace("\n", " ") + "\n"))
+            os.close(fd)
         except OSError:
             pass
 

@@ -49,10 +49,7 @@ def private_directory(path: str) -> None:
 
 
 class Lock:
-    """The one agent of a home on this machine.  Held until the process ends, however it ends.
-
-    Named by the machine: a home may be shared by several over a network file system.
-    """
+    """The one agent of a home on this machine.  Held until the process ends, however it ends."""
 
     def __init__(self, places: Places) -> None:
         self.path = lock_path(places.state)
@@ -60,7 +57,7 @@ class Lock:
         self._fd = -1
 
     def take(self) -> Holder | None:
-        """Take it; or who has it.  Raises SyncError when it cannot be made."""
+        """Take it and say who we are; or who has it.  Raises SyncError when it cannot be made."""
         try:
             self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -68,7 +65,7 @@ class Lock:
             return self._holder()
         except OSError as e:
             raise SyncError("no-agent", f"cannot lock {self.path}: {e.strerror}", "set SYNCCTL_HOME") from None
-        self._record()
+        self.record(self._places)
         return None
 
     def held(self) -> bool:
@@ -80,12 +77,14 @@ class Lock:
         ours = os.fstat(self._fd)
         return (named.st_dev, named.st_ino) == (ours.st_dev, ours.st_ino)
 
-    def _record(self) -> None:
-        """Say who we are.  A full disk is no reason not to start: the lock holds without it."""
-        said = json.dumps({"pid": os.getpid(), "control_socket": self._places.control_socket}).encode()
+    def record(self, places: Places) -> None:
+        """Say who we are and where our sockets are.  A full disk is no trouble: the lock holds without it."""
+        sockets = {"control_socket": places.control_socket, "peer_socket": places.peer_socket}
+        said = json.dumps({"pid": os.getpid(), **sockets}).encode()
         try:
-            os.ftruncate(self._fd, 0)
+            # the new text before the old one's rest goes: a reader finds either, or none that parses
             os.pwrite(self._fd, said, 0)
+            os.ftruncate(self._fd, len(said))
         except OSError as e:
             if e.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise

@@ -23,9 +23,10 @@ class Listening:
     def __init__(
         self, path: str, handler: Callable[[trio.SocketStream], Awaitable[None]], passed: socket.socket | None
     ) -> None:
-        self._path = path
+        self.path = path
         self._handler = handler
-        self._passed = passed
+        self._socket = passed
+        self._passed = passed is not None
         self._inode: int | None = None
         self._accepting = trio.CancelScope()
 
@@ -36,50 +37,52 @@ class Listening:
 
         Raises SyncError when the socket cannot be made.
         """
+        if self._socket is None:
+            self._bind(self.path)
         status: trio.TaskStatus[object] = task_status  # type: ignore[assignment]
-        while True:
-            listener = trio.SocketListener(trio.socket.from_stdlib_socket(self._passed or self._bind()))
+        while self._socket is not None:
+            listener = trio.SocketListener(trio.socket.from_stdlib_socket(self._socket))
+            self._socket = None
             with trio.CancelScope() as self._accepting:
                 await trio.serve_listeners(self._handler, [listener], handler_nursery=nursery, task_status=status)
             status = trio.TASK_STATUS_IGNORED
 
-    def mend(self) -> bool:
-        """Listen anew if the name no longer leads to us; whether it did not."""
-        if self._inode is None or self._named_us():
+    def mend(self, path: str) -> bool:
+        """Listen anew, at ``path``, if the name no longer leads to us; whether it did not.  Raises SyncError."""
+        if self._passed or self._named_us():
             return False
-        self._inode = None
+        self._bind(path)
         self._accepting.cancel()
         return True
 
     def remove(self) -> None:
         """Take the name away, if it is still ours.  Only while the lock is held."""
-        if self._inode is not None and self._named_us():
-            os.unlink(self._path)
+        if not self._passed and self._named_us():
+            os.unlink(self.path)
 
     def _named_us(self) -> bool:
         try:
-            return os.lstat(self._path).st_ino == self._inode
+            return os.lstat(self.path).st_ino == self._inode
         except OSError:
             return False
 
-    def _bind(self) -> socket.socket:
+    def _bind(self, path: str) -> None:
         """A fresh socket; a stale one of a killed predecessor goes, which the caller's lock makes safe."""
-        private_directory(os.path.dirname(self._path))
+        private_directory(os.path.dirname(path))
         made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         umask = os.umask(0o177)  # the socket is never open to others, not even between bind and chmod
         try:
             try:
-                os.unlink(self._path)
+                os.unlink(path)
             except FileNotFoundError:
                 pass
-            made.bind(self._path)
+            made.bind(path)
             made.listen(_BACKLOG)
-            self._inode = os.lstat(self._path).st_ino
+            self._inode = os.lstat(path).st_ino
         except OSError as e:
             made.close()
-            raise SyncError(
-                "no-agent", f"cannot listen on {self._path}: {e.strerror or e}", "set SYNCCTL_HOME"
-            ) from None
+            raise SyncError("no-agent", f"cannot listen on {path}: {e.strerror or e}", "set SYNCCTL_HOME") from None
         finally:
             os.umask(umask)
-        return made
+        self.path = path
+        self._socket = made

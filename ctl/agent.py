@@ -6,7 +6,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from ctl.client import connect
+from ctl.client import connect, socket_paths
 from proto import limits
 from proto.control_agent import Stop
 from proto.control_ends import Error
@@ -108,12 +108,11 @@ def _start_as(values: Values) -> int:
 
 def _far_end(*, relay: bool) -> int:
     from ctl.spawn import start_agent
-    from proto.places import places
 
-    here = places(os.environ, os.geteuid(), sys.platform)
+    control_socket, peer_socket = socket_paths()
     ours = Hello("cli", limits.PROTOCOL_MIN, limits.PROTOCOL_MAX, VERSION)
     if relay:
         from ctl.relay import relay_agent as serve
     else:
         from ctl.hold import hold as serve
-    return serve(here.control_socket, here.peer_socket, lambda: start_agent(os.environ), ours)
+    return serve(control_socket, peer_socket, lambda: start_agent(os.environ), ours)

@@ -31,9 +31,16 @@ class Client:
 
     def __init__(self, path: str, replies: Registry) -> None:
         self._replies = replies
-        self._socket = socket(AF_UNIX, SOCK_STREAM)
         self._greeted = False
         self._reader = FrameReader(limits.CONTROL_PAYLOAD_MAX)
+        self._socket = socket(AF_UNIX, SOCK_STREAM)
+        try:
+            self._connect(path)
+        except BaseException:
+            self._socket.close()
+            raise
+
+    def _connect(self, path: str) -> None:
         try:
             self._socket.settimeout(ANSWER_S)
             self._socket.connect(path)
@@ -124,11 +131,17 @@ class Client:
         return True
 
 
-def socket_path() -> str:
-    """Where this home's agent listens."""
-    from proto.places import places
+def socket_paths() -> tuple[str, str]:
+    """Where this home's agent listens: its control and its peer socket.
 
-    return places(os.environ, os.geteuid(), sys.platform).control_socket
+    An agent that was started with another environment may have them elsewhere, and has written down where.
+    """
+    from proto.places import places, recorded_sockets
+
+    here = places(os.environ, os.geteuid(), sys.platform)
+    if os.path.exists(here.control_socket):
+        return here.control_socket, here.peer_socket
+    return recorded_sockets(here) or (here.control_socket, here.peer_socket)
 
 
 def connect(*rows: type[Any], start: bool) -> Client:
@@ -136,16 +149,15 @@ def connect(*rows: type[Any], start: bool) -> Client:
 
     ``rows`` are the messages that may come, besides END and ERROR.
     """
-    path, replies = socket_path(), registry(End, Error, *rows)
+    replies = registry(End, Error, *rows)
     try:
-        return Client(path, replies)
+        return Client(socket_paths()[0], replies)
     except SyncError as e:
         if e.code != "no-agent" or not start:
             raise
     from ctl.spawn import start_agent
 
-    start_agent(os.environ)
-    return Client(path, replies)
+    return Client(start_agent(os.environ), replies)
 
 
 def environment() -> dict[str, str]:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def hold(control_socket: str, peer_socket: str, start: Callable[[], None], ours: Hello) -> int:
+def hold(control_socket: str, peer_socket: str, start: Callable[[], object], ours: Hello) -> int:
     """Serve until stdin or the agent ends; the exit status.
 
     ``start()`` starts the agent and returns when its control socket answers, or raises SyncError.
@@ -36,7 +36,7 @@ def hold(control_socket: str, peer_socket: str, start: Callable[[], None], ours:
         return _wait_end(agent)
 
 
-def introduce(control_socket: str, peer_socket: str, start: Callable[[], None], ours: Hello) -> socket.socket | int:
+def introduce(control_socket: str, peer_socket: str, start: Callable[[], object], ours: Hello) -> socket.socket | int:
     """Find or start the agent and say so; a connection that ends with it, or the exit status when there is none."""
     try:
         agent, theirs = _reach(control_socket, start, ours)
@@ -56,7 +56,7 @@ def _try_peer_socket(path: str) -> None:
     peer.close()
 
 
-def _reach(control_socket: str, start: Callable[[], None], ours: Hello) -> tuple[socket.socket, Hello]:
+def _reach(control_socket: str, start: Callable[[], object], ours: Hello) -> tuple[socket.socket, Hello]:
     """A greeted connection to the agent here, started if need be, and its hello.  Raises SyncError."""
     agent = _connect(control_socket)
     if agent is None:

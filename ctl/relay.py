@@ -29,7 +29,7 @@ _QUEUE_MAX = 256 << 10
 _GONE = select.POLLHUP | select.POLLERR | select.POLLNVAL
 
 
-def relay_agent(control_socket: str, peer_socket: str, start: Callable[[], None], ours: Hello) -> int:
+def relay_agent(control_socket: str, peer_socket: str, start: Callable[[], object], ours: Hello) -> int:
     """Find or start the agent, say so, and relay until stdin or the agent ends; the exit status."""
     agent = introduce(control_socket, peer_socket, start, ours)
     if isinstance(agent, int):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import select
-import sys
 from time import monotonic
 from typing import TYPE_CHECKING, NoReturn
 
+from ctl.command import agent_command
 from proto.errors import SyncError
 
 if TYPE_CHECKING:
@@ -18,21 +18,19 @@ _READY_S = 20.0
 
 _READY_FD = 3
 
-# -P: what lies in the folder that the person is in is theirs, and no module of the agent.
-_AGENT = [sys.executable, "-P", "-m", "agentd"]
 
-
-def start_agent(environ: Mapping[str, str]) -> None:
-    """Start the agent and return when its control socket answers; also when another call was faster.
+def start_agent(environ: Mapping[str, str]) -> str:
+    """Start the agent and return its control socket's path when it answers; also when another call was faster.
 
     Raises SyncError with what the agent said when it could not start.
     """
+    command = agent_command()
     said, says = os.pipe()
     null = os.devnull
     try:
         os.posix_spawn(
-            sys.executable,
-            [*_AGENT, "--quiet", "--ready-fd", str(_READY_FD)],
+            command[0],
+            [*command, "--quiet", "--ready-fd", str(_READY_FD)],
             environ,
             file_actions=[
                 (os.POSIX_SPAWN_OPEN, 0, null, os.O_RDONLY, 0),
@@ -44,9 +42,9 @@ def start_agent(environ: Mapping[str, str]) -> None:
         )
         os.close(says)
         says = -1
-        _understand(_first_line(said))
+        return _understand(_first_line(said))
     except OSError as e:
-        raise SyncError("no-agent", f"cannot start {sys.executable}: {e.strerror}", "reinstall syncctl") from None
+        raise SyncError("no-agent", f"cannot start {command[0]}: {e.strerror}", "reinstall syncctl") from None
     finally:
         os.close(said)
         if says >= 0:
@@ -55,7 +53,8 @@ def start_agent(environ: Mapping[str, str]) -> None:
 
 def foreground(environ: Mapping[str, str]) -> NoReturn:
     """Become the agent."""
-    os.execve(sys.executable, _AGENT, dict(environ))  # noqa: S606 - argv, no shell
+    command = agent_command()
+    os.execve(command[0], command, dict(environ))  # noqa: S606 - argv, no shell
 
 
 def _first_line(fd: int) -> str:
@@ -73,22 +72,10 @@ def _first_line(fd: int) -> str:
     return os.fsdecode(data.partition(b"\n")[0])
 
 
-def _understand(line: str) -> None:
+def _understand(line: str) -> str:
     kind, *rest = line.split("\t")
-    if kind == "ready":
-        return
-    if kind == "running":
-        _wait_socket(rest[0] if rest else "")
-        return
+    if kind in ("ready", "running") and len(rest) == 1:
+        return rest[0]
     if kind == "error" and len(rest) == 3:
         raise SyncError.from_wire(*rest)
     raise SyncError("no-agent", "the agent ended while it started", "run 'syncctl start --foreground' to see why")
-
-
-def _wait_socket(path: str) -> None:
-    """Wait until the agent that runs already has its socket: it may be starting, or making it again."""
-    deadline = monotonic() + _READY_S
-    while not os.path.exists(path):
-        if monotonic() > deadline:
-            raise SyncError("no-agent", f"an agent is running and {path} is missing", "'syncctl restart', or end it")
-        select.select([], [], [], 0.02)

@@ -2,7 +2,8 @@
 
 ``SYNCCTL_HOME`` puts everything below one folder.  Otherwise the places are platformdirs' (a test holds them to that),
 but for the runtime directory: both ends of a socket must find the same one from an ssh session, a desktop and a cron
-job, so without ``XDG_RUNTIME_DIR`` it is ``/run/user/UID`` where that is there, else below the state.
+job, so where there is no ``XDG_RUNTIME_DIR`` it is ``/run/user/UID``, and where that is not there, below the state.  An
+agent whose sockets are elsewhere nonetheless is found by what its lock file says.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def places(
         config = _xdg(environ, "XDG_CONFIG_HOME", support or f"{user}/.config/syncctl")
         state = _xdg(environ, "XDG_STATE_HOME", support or f"{user}/.local/state/syncctl")
         runtime = _xdg(environ, "XDG_RUNTIME_DIR", "")
-        if not runtime:
+        if not runtime or not is_dir(os.path.dirname(runtime)):
             runtime = f"/run/user/{uid}/syncctl" if is_dir(f"/run/user/{uid}") else f"{state}/run"
     if len(os.fsencode(runtime)) + 1 + _LONGEST_NAME > SUN_PATH_MAX.get(platform, 103):
         path = os.fsencode(runtime)
@@ -67,6 +68,18 @@ def places(
 def lock_path(state: str) -> str:
     """The lock of the one agent of a home on this machine: a home may be shared by several over a network."""
     return f"{state}/agent-{os.uname().nodename}.lock"
+
+
+def recorded_sockets(here: Places) -> tuple[str, str] | None:
+    """The control and the peer socket that an agent wrote into its lock file, alive or not."""
+    from json import loads
+
+    try:
+        with open(lock_path(here.state), "rb") as file:
+            said = loads(file.read(1 << 16))
+        return str(said["control_socket"]), str(said["peer_socket"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _xdg(environ: Mapping[str, str], name: str, default: str) -> str:

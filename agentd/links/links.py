@@ -42,7 +42,8 @@ class Links:
         self.config = config
         """May be replaced; the next connect of each host uses it."""
         self._identity = identity
-        self._runtime_dir = runtime_dir
+        self.runtime_dir = runtime_dir
+        """May be replaced, should it vanish; new links use it."""
         self._numbers = itertools.count(1)
         self._hosts: dict[str, Host] = {}
         self._nursery: trio.Nursery | None = None
@@ -117,15 +118,13 @@ class Links:
         return [forwarding, stdio] if settings.transport == "auto" else [forwarding]
 
     def _socket_prefix(self) -> str:
-        prefix = os.path.join(self._runtime_dir, f"{_PREFIX}{next(self._numbers)}")
+        prefix = os.path.join(self.runtime_dir, f"{_PREFIX}{next(self._numbers)}")
         if len(os.fsencode(prefix)) + _SSH_SUFFIX > SOCKET_PATH_MAX:
-            raise SyncError(
-                "config", f"{self._runtime_dir} is too long a path for ssh's sockets", "set XDG_RUNTIME_DIR"
-            )
+            raise SyncError("config", f"{self.runtime_dir} is too long a path for ssh's sockets", "set XDG_RUNTIME_DIR")
         return prefix
 
     def _remove_stale_sockets(self) -> None:
         """A predecessor that was killed left them; ssh would refuse to bind."""
-        for name in os.listdir(self._runtime_dir):
+        for name in os.listdir(self.runtime_dir):
             if name.startswith(_PREFIX):
-                os.unlink(os.path.join(self._runtime_dir, name))
+                os.unlink(os.path.join(self.runtime_dir, name))

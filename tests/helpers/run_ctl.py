@@ -6,6 +6,6 @@ from ctl import client
 from ctl.main import entry
 
 path = sys.argv[1]
-client.socket_path = lambda: path
+client.socket_paths = lambda: (path, path)
 del sys.argv[1]
 entry()
