@@ -222,8 +222,7 @@ def test_a_changed_file_is_read_again_and_a_bad_one_reported(tmp_path: Path) -> 
     assert file.current() is file.current()
     path.write_text(FULL + "[shh]\n")
     assert set(file.current().pairs) == {"site", "notes"}
-    assert file.error is not None
-    assert "shh" in file.error.message
+    assert "shh" in getattr(file.error, "message", "")
     path.write_text("")
     assert file.current().pairs == {}
     assert file.error is None
