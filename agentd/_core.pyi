@@ -165,9 +165,6 @@ def unpack_problems_untrusted(payload: Buffer | bytes) -> list[tuple[bytes, str,
     "not-deleted", "metadata", "name", "special", "changed-here".
     """
 
-def roots_overlap(root: bytes) -> list[tuple[int, int]]:
-    """(device, inode) of ``root`` (or its nearest existing ancestor) and every ancestor up to "/"."""
-
 def sweep(root: bytes, temp_tag: str, partial_min: int) -> int:
     """Clear up below ``root`` (or beside it, when it is a file) after this agent's killed sessions.
 

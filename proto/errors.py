@@ -49,7 +49,7 @@ CODES: dict[str, tuple[int, str]] = {
     ),
     "source-type": (EXIT_GUARD, "a source is a directory or a regular file"),
     "destination-missing": (EXIT_GUARD, "make the directory that is to hold it; only the last component is made"),
-    "destination-type": (EXIT_GUARD, "name a destination of the source's kind"),
+    "destination-type": (EXIT_GUARD, "name a destination of the source's kind: for one file, its whole name there"),
     "destination-read-only": (EXIT_GUARD, "remount it writable or choose another place"),
     "destination-full": (EXIT_GUARD, "make room and run it again; what arrived is kept"),
     "destination-unwritable": (EXIT_GUARD, "check its permissions; nothing was changed"),

@@ -7,11 +7,9 @@
 //! symlink meanwhile. Only the root's own path, which the user chose, is resolved as the kernel does it.
 
 use std::collections::HashMap;
-use std::ffi::OsStr;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::sync::{Arc, Mutex};
 
 use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid};
@@ -388,33 +386,6 @@ pub fn each_name(dir: impl AsFd, mut each: impl FnMut(&[u8])) -> io::Result<()> 
     Ok(())
 }
 
-/// (device, inode) of `path`, or of its nearest ancestor that exists, and of every ancestor up to the root directory.
-pub fn ancestry(path: &[u8]) -> io::Result<Vec<(u64, u64)>> {
-    let mut at = std::path::Path::new(OsStr::from_bytes(path));
-    let mut fd = loop {
-        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        #[cfg(target_os = "linux")]
-        let flags = flags | OFlags::PATH;
-        match rustix::fs::open(at, flags, Mode::empty()) {
-            Ok(fd) if stat(&fd)?.kind == crate::list::DIRECTORY => break fd,
-            Ok(_) | Err(Errno::NOENT | Errno::NOTDIR) => {
-                at = at.parent().ok_or(io::ErrorKind::NotFound)?;
-            }
-            Err(e) => return Err(e.into()),
-        }
-    };
-    let mut chain = Vec::new();
-    loop {
-        let id = stat(&fd)?.id;
-        if chain.last() == Some(&id) || chain.len() >= 4096 {
-            return Ok(chain);
-        }
-        chain.push(id);
-        // The user's own path, upwards from where it leads: ".." of a directory handle is its real parent.
-        fd = rustix::fs::openat(&fd, "..", dir_flags() & !OFlags::NOFOLLOW, Mode::empty())?;
-    }
-}
-
 /// Handles of directories below one root, the recently used ones kept open.
 pub struct Handles {
     root: Root,
@@ -524,6 +495,7 @@ pub fn hash_file(file: &OwnedFd) -> io::Result<[u8; 32]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::ffi::OsStrExt;
     use std::os::unix::fs::symlink;
 
     fn scratch(name: &str) -> std::path::PathBuf {

@@ -43,7 +43,6 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<buffer::Buffer>()?;
     module.add_class::<receiver::Receiver>()?;
     module.add_function(wrap_pyfunction!(tools::unpack_problems_untrusted, module)?)?;
-    module.add_function(wrap_pyfunction!(tools::roots_overlap, module)?)?;
     module.add_function(wrap_pyfunction!(tools::sweep, module)?)?;
     module.add_function(wrap_pyfunction!(tools::hash_file, module)?)?;
     module.add_class::<sender::Sender>()?;

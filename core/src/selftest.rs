@@ -18,6 +18,7 @@ const KEY: [u8; 16] = [0x5a; 16];
 /// - "filter": patterns, paths [(path, is a directory)] -> whether each is excluded
 /// - "weak": -> the weak sum; "roll": length -> the weak sums of all windows of that length
 /// - "hash": -> BLAKE3, by pieces and merged where the data is longer than one
+/// - "chaining-value": piece, size -> of `data` as that piece of a file of that size
 /// - "block-len": size -> block length of a signature
 /// - "delta": basis, block_len, piece -> [(tokens, literal, matched, wasted)] for the pieces of `data`
 /// - "apply": basis, length -> what the tokens in `data` make
@@ -47,6 +48,10 @@ pub fn selftest<'py>(
         "weak" => Ok(rolling::weak(&data).into_pyobject(py)?.into_any()),
         "roll" => windows(&data, argument(extra, "length")?).into_pyobject(py),
         "hash" => Ok(PyBytes::new(py, &hash(&data)).into_any()),
+        "chaining-value" => {
+            let value = piece::chaining_value(&data, argument(extra, "piece")?, argument(extra, "size")?);
+            Ok(PyBytes::new(py, &value).into_any())
+        }
         "block-len" => Ok(signature::block_len(argument(extra, "size")?)
             .into_pyobject(py)?
             .into_any()),

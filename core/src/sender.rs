@@ -11,13 +11,12 @@ pub mod queue;
 pub mod read;
 pub mod source;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::PyBytes;
+use pyo3::types::{IntoPyDict, PyBytes, PyDict};
 
 use crate::buffer::{self, Buffer};
 use crate::filter::Filter;
@@ -161,8 +160,8 @@ impl Sender {
         Ok(())
     }
 
-    fn counters(&self, py: Python<'_>) -> HashMap<&'static str, u64> {
-        py.detach(|| self.engine.counted().into_iter().collect())
+    fn counters<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        py.detach(|| self.engine.counted()).into_py_dict(py)
     }
 
     fn failure<'py>(&self, py: Python<'py>) -> Option<Failure<'py>> {

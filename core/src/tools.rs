@@ -44,12 +44,6 @@ pub fn unpack_problems_untrusted(
         .collect())
 }
 
-/// (device, inode) of a path's nearest existing directory and all its ancestors.
-#[pyfunction]
-pub fn roots_overlap(py: Python<'_>, root: Vec<u8>) -> PyResult<Vec<(u64, u64)>> {
-    Ok(py.detach(|| beneath::ancestry(&root))?)
-}
-
 /// BLAKE3 of a regular file.
 #[pyfunction]
 pub fn hash_file(py: Python<'_>, path: Vec<u8>) -> PyResult<[u8; 32]> {

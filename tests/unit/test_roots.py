@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from agentd import _core
 from agentd.sync import roots
 from agentd.sync.roots import absolute, destination_root, locate, overlap, overlaps_untrusted, source_root
 from proto.errors import SyncError
@@ -37,11 +36,6 @@ def test_locate(top: bytes) -> None:
     assert locate(top + b"/file").kind == "file"
     assert locate(top).kind == "directory"
     assert locate(b"/").chain == ((os.stat("/").st_dev, os.stat("/").st_ino),)
-
-
-@pytest.mark.parametrize("path", [b"", b"/a", b"/a/to-c", b"/c/new/er"])
-def test_the_crate_finds_the_same_ancestry(top: bytes, path: bytes) -> None:
-    assert list(locate(top + path).chain) == _core.roots_overlap(os.path.realpath(top + path))
 
 
 @pytest.mark.parametrize(

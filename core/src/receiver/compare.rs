@@ -173,12 +173,13 @@ impl Generator<'_> {
                 Ok(())
             }
             Err((code, e)) => {
-                shared.fail(
-                    code,
-                    &shared.root_path,
-                    e.raw_os_error().unwrap_or(0),
-                    "opening the destination",
-                );
+                let errno = e.raw_os_error().unwrap_or(0);
+                let (errno, what) = match (code, errno) {
+                    ("destination-type", libc::EISDIR) => (0, "the source is one file, the destination a directory:"),
+                    ("destination-type", _) => (0, "the source is a directory, the destination a file:"),
+                    _ => (errno, "opening the destination"),
+                };
+                shared.fail(code, &shared.root_path, errno, what);
                 Err(Stop)
             }
         }

@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
+use pyo3::types::{IntoPyDict, PyDict};
 
 use super::outbox::{Counters, Outbox};
 use super::queue::{Input, Queue};
@@ -161,8 +162,8 @@ impl Receiver {
         event.map(|(tag, n, payload)| (tag, n, payload.map(Buffer::from_vec)))
     }
 
-    fn counters(&self) -> HashMap<&'static str, u64> {
-        self.shared.counters.all().into_iter().collect()
+    fn counters<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        self.shared.counters.all().into_py_dict(py)
     }
 
     fn failure(&self) -> Option<(&'static str, Vec<u8>, i32, String)> {
