@@ -128,9 +128,10 @@ class Host:
     def status(self) -> LinkStatus:
         """As it is now."""
         link = self._link
-        if link is None:
+        if link is None or link.is_lost:
             error = None if self._error is None else self._error.message
-            return LinkStatus(self.host, self._state, None, None, None, 0, None, (), error)
+            state = self._state if link is None else "waiting"
+            return LinkStatus(self.host, state, None, None, None, 0, None, (), error)
         ready = link.transport.ready
         return LinkStatus(
             self.host,

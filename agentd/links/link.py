@@ -123,9 +123,9 @@ class Link:
         if self._error is None:
             self._error = error
             self._lost.set()
-            self._spares.clear()
             for stream in list(self._streams.values()):
                 _close_now(stream)
+            self._spares.clear()
 
     async def _open(self) -> Connection:
         if self.is_lost:

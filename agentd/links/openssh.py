@@ -50,6 +50,7 @@ class OpensshTransport:
         self._socket = sockets + ".s"
         self._nursery = nursery
         self._child: Child | None = None
+        self._hold_ended = False
 
     async def connect(self) -> None:
         """Start the master, wait for the remote agent, forward its socket."""
@@ -110,7 +111,8 @@ class OpensshTransport:
     @property
     def retry(self) -> bool:
         """Not when the held command ended: the agent there was told to stop."""
-        return self._child is None or self._child.returncode is None or not 0 <= self._child.returncode < SSH_FAILED
+        status = None if self._child is None else self._child.returncode
+        return not self._hold_ended if status is None else not 0 <= status < SSH_FAILED
 
     def pids(self) -> list[int]:
         """The master's."""
@@ -141,7 +143,8 @@ class OpensshTransport:
                 pass
         except (trio.ClosedResourceError, trio.BrokenResourceError):
             return
-        with trio.move_on_after(0.5):
+        self._hold_ended = True
+        with trio.move_on_after(0.2):
             await child.exited.wait()
         self.lost.set()
 
