@@ -159,6 +159,7 @@ def test_a_missing_root_gets_everything(tmp_path: Path) -> None:
     assert stat.S_IMODE((dst / "d").stat().st_mode) == 0o550
     assert stat.S_IMODE(os.stat(os.fsencode(dst) + b"/d/caf\xe9").st_mode) == 0o4755
     assert dst.stat().st_mtime_ns == 10**18
+    assert counters["listed_bytes"] == 3
     assert (counters["files"], counters["dirs"], counters["symlinks"], counters["created"]) == (2, 3, 1, 2)
     assert sorted(driver.items) == [
         b">f+++++++++ d/caf\xe9", b">f+++++++++ f", b"cL+++++++++ l -> ../nowhere", b"cd+++++++++ ./",

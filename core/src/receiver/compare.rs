@@ -78,6 +78,10 @@ impl Generator<'_> {
         self.next += 1;
         self.entries += chunk.entries() as u64;
         add(&shared.counters.listed, chunk.entries() as u64);
+        add(
+            &shared.counters.listed_bytes,
+            (0..chunk.entries() as u32).map(|i| chunk.entry(i).size).sum(),
+        );
         let mut found = Found::default();
         let mut numbers = Vec::with_capacity(chunk.groups().len());
         {
