@@ -22,7 +22,7 @@ def passed_sockets(environ: MutableMapping[str, str]) -> dict[str, socket.socket
     """
     count = environ.pop("LISTEN_FDS", "")
     names = environ.pop("LISTEN_FDNAMES", "").split(":")
-    if environ.pop("LISTEN_PID", "") != str(os.getpid()) or not count.isdigit():
+    if environ.pop("LISTEN_PID", "") != str(os.getpid()) or not _is_number(count):
         return _launchd() if sys.platform == "darwin" else {}
     found: dict[str, socket.socket] = {}
     for i in range(int(count)):
@@ -31,6 +31,10 @@ def passed_sockets(environ: MutableMapping[str, str]) -> dict[str, socket.socket
         name = names[i] if i < len(names) and names[i] in NAMES else NAMES[min(i, 1)]
         found.setdefault(name, socket.socket(fileno=fd))
     return found
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 16
 
 
 def _launchd() -> dict[str, socket.socket]:
@@ -53,7 +57,7 @@ class Notifier:
         self._address = environ.pop("NOTIFY_SOCKET", "")
         usec = environ.pop("WATCHDOG_USEC", "")
         pid = environ.pop("WATCHDOG_PID", str(os.getpid()))
-        self.watchdog_s = int(usec) / 1e6 if usec.isdigit() and pid == str(os.getpid()) else None
+        self.watchdog_s = int(usec) / 1e6 if _is_number(usec) and pid == str(os.getpid()) else None
         """Say ``WATCHDOG=1`` at least this often; None when nobody watches."""
 
     def __call__(self, state: str) -> None:
