@@ -103,8 +103,9 @@ class _Relay:
         elif fd == self._watched:
             # the control connection says nothing unasked: this is its end
             self._status = EXIT_NO_AGENT
-        elif ready & _GONE:
+        elif fd == self._stdout and ready & _GONE:
             self._status = EXIT_DONE
+        # else a connection that was closed since poll() looked
 
     # the wire
 
