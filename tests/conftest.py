@@ -1,0 +1,71 @@
+"""Fixtures of the end-to-end tests: accounts, hosts, and a place for trees."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.helpers.hosts import (
+    Account,
+    Agent,
+    Hosts,
+    one_host,
+    ordinary_account,
+    our_files,
+    short_directory,
+    this_account,
+    two_hosts,
+)
+from tests.helpers.sshd import SSHD
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@pytest.fixture(scope="session")
+def nobody_special() -> Iterator[Account | None]:
+    """An account without privileges."""
+    with ordinary_account() as account:
+        yield account
+
+
+@pytest.fixture(scope="module", params=["root", "ordinary"])
+def account(request: pytest.FixtureRequest) -> Account:
+    """Each test that asks for it runs as root and as an ordinary user; root hides EACCES."""
+    if request.param == "root":
+        if os.geteuid() != 0:
+            pytest.skip("not run as root")
+        return this_account()
+    if os.geteuid() != 0:
+        return this_account()
+    made: Account | None = request.getfixturevalue("nobody_special")
+    if made is None:
+        pytest.skip("no account with a Python that it may run can be made here")
+    return made
+
+
+@pytest.fixture(scope="module")
+def hosts(account: Account) -> Iterator[Hosts]:
+    """Two hosts and the link between them, shared by a module's tests."""
+    if SSHD is None:
+        pytest.skip("sshd is not installed")
+    with short_directory(account) as directory, two_hosts(account, directory) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def agent(account: Account) -> Iterator[Agent]:
+    """One host, shared by a module's tests."""
+    with short_directory(account) as directory, one_host(account, directory) as made:
+        yield made
+
+
+@pytest.fixture
+def place(account: Account) -> Iterator[Path]:
+    """A directory of the account's for trees.  A test that leaves one of our own files there fails."""
+    with short_directory(account) as directory:
+        yield directory
+        assert not our_files(directory)
