@@ -35,7 +35,8 @@ class Home:
 
     def __init__(self, path: Path, **variables: str) -> None:
         self.environ = {name: value for name, value in os.environ.items() if not name.startswith(("SYNCCTL_", "XDG_"))}
-        self.environ |= {"SYNCCTL_HOME": str(path), "PYTHONPATH": str(ROOT), **variables}
+        packages = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+        self.environ |= {"SYNCCTL_HOME": str(path), "PYTHONPATH": packages, **variables}
         self.path = path
         self._processes: list[subprocess.Popen[bytes]] = []
 
