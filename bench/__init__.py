@@ -1,0 +1,1 @@
+"""Side by side with rsync, over one private sshd."""
