@@ -119,6 +119,18 @@ class _Server(asyncssh.SSHServer):
         return bool(self._request["forwarding"])
 
 
+async def _carry(source: Any, target: Any, *, close: bool = False) -> None:
+    """Copy until either end goes; asyncssh's own redirection loses the tail of a command that ends at once."""
+    try:
+        while data := await source.read(1 << 16):
+            target.write(data)
+            await target.drain()
+    except (OSError, asyncssh.Error):
+        pass
+    if close:
+        target.close()
+
+
 async def _serve(request: dict[str, Any]) -> None:
     connections: set[asyncssh.SSHServerConnection] = set()
     commands: set[asyncio.subprocess.Process] = set()
@@ -136,12 +148,13 @@ async def _serve(request: dict[str, Any]) -> None:
             start_new_session=True,
         )
         commands.add(command)
+        feeding = asyncio.create_task(_carry(process.stdin, command.stdin, close=True))
         try:
-            await process.redirect(command.stdin, command.stdout, command.stderr)
+            await asyncio.gather(_carry(command.stdout, process.stdout), _carry(command.stderr, process.stderr))
             status = await command.wait()
-            await process.stdout.drain()
             process.exit(status if status >= 0 else 128 - status)
         finally:
+            feeding.cancel()
             commands.discard(command)
 
     await asyncssh.listen(
