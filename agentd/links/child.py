@@ -54,11 +54,16 @@ class Child:
             env=dict(environ),
             start_new_session=True,  # not in the reach of Ctrl-C on a foreground agent, which ends it in order
         )
-        self.stdin, self.stdout, self._stderr = (
-            trio.lowlevel.FdStream(_taken(pipe))
-            for pipe in (self._process.stdin, self._process.stdout, self._process.stderr)
-        )
         self.pid = self._process.pid
+        try:
+            self.stdin, self.stdout, self._stderr = (
+                trio.lowlevel.FdStream(_taken(pipe))
+                for pipe in (self._process.stdin, self._process.stdout, self._process.stderr)
+            )
+        except OSError:
+            self._signal(signal.SIGKILL)
+            self._process.wait()
+            raise
         self.exited = trio.Event()
         self.stderr = b""
         self.stderr_grew = trio.Event()

@@ -12,6 +12,7 @@ import trio
 from agentd.links.link import Link
 from agentd.links.settings import agent_answers
 from proto.errors import SyncError
+from proto.text import escape_text
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -180,6 +181,8 @@ class Host:
                 self._used_at = max(self._used_at, link.used_at)
             except SyncError as e:
                 error = e
+            except (OSError, trio.BrokenResourceError) as e:  # no descriptors, no memory, no process
+                error = SyncError("unreachable", f"{escape_text(self.host)}: cannot be tried from here: {e}")
             finally:
                 if self._link is not None:
                     await self._link.transport.aclose()

@@ -65,11 +65,11 @@ class Links:
         Callers share one attempt.  For ``retry_s`` seconds, what may get better by itself is tried again with growing
         pauses.  Raises SyncError.
         """
+        if self._nursery is None:
+            raise SyncError("agent-stopping", "the agent is stopping")
         manager = self._hosts.get(host)
         if manager is None:
             parse_destination(host)
-            if self._nursery is None:
-                raise SyncError("agent-stopping", "the agent is stopping")
             manager = self._hosts[host] = Host(
                 host, self._identity, lambda: self.config.ssh.dead_after_s, partial(self._transports, host)
             )
@@ -84,6 +84,8 @@ class Links:
                 if e.code not in RETRYABLE or trio.current_time() + pause > give_up_at:
                     raise
             await trio.sleep(pause)
+            if self._nursery is None:
+                raise SyncError("agent-stopping", "the agent is stopping")
 
     def statuses(self) -> list[LinkStatus]:
         """A row for each host that was ever asked for."""

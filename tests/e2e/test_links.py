@@ -5,6 +5,7 @@ The far side is an agent that only greets and answers pings.
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 import signal
@@ -312,6 +313,23 @@ async def test_what_may_get_better_is_tried_again_for_a_while(server: Sshd, tmp_
         with pytest.raises(SyncError):
             await links.link("box", ENVIRON, retry_s=3)
         assert len(tries.read_text().split()) > 2
+
+
+def no_descriptors(*_: Any, **__: Any) -> Any:
+    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+
+async def test_trouble_of_this_machine_ends_no_more_than_the_attempt(
+    server: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running_links(tmp_path, server) as links:
+        with monkeypatch.context() as patched:
+            patched.setattr(subprocess, "Popen", no_descriptors)
+            error = await refused(links)
+        assert error.code == "unreachable"
+        assert "Too many open files" in error.message
+        await links.link("box", ENVIRON)
+    assert (await refused(links)).code == "agent-stopping"
 
 
 async def test_hosts_that_ssh_may_not_be_given(server: Sshd, tmp_path: Path) -> None:
