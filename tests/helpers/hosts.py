@@ -227,12 +227,14 @@ def one_host(account: Account, directory: Path) -> Iterator[Agent]:
 
 
 @contextlib.contextmanager
-def two_hosts(account: Account, directory: Path, *, ssh: str = "", transport: str = "auto") -> Iterator[Hosts]:
+def two_hosts(
+    account: Account, directory: Path, *, ssh: str = "", transport: str = "auto", far: Account | None = None
+) -> Iterator[Hosts]:
     """Two agents with homes below ``directory``, joined by an sshd; not started yet.
 
-    ``ssh`` is added to the table [ssh] of config.toml.
+    ``ssh`` is added to the table [ssh] of config.toml.  ``far`` is the same person with another installation.
     """
-    here, there = Agent(account, directory / "here"), Agent(account, directory / "there")
+    here, there = Agent(account, directory / "here"), Agent(far or account, directory / "there")
     launcher = write_launcher(there, directory / "syncctl")
     with Sshd(directory / "ssh", account=account.name) as sshd:
         here.configure(
