@@ -1,216 +1,208 @@
-"""``make demo``: two agents, a real SSH connection, a real tree.  Ends non-zero when anything differs.
+"""``make demo``: two agents, a real SSH link between them, and a real tree that goes over it again and again.
 
-Both agents run on this machine, with homes of their own; between them is an SSH server by asyncssh on loopback, so
-that nothing has to be installed or configured.  Everything happens in one temporary folder, which goes at the end.
+Everything happens on this machine and below one temporary directory: two homes, and an SSH server of its own on a
+loopback port.  After each step the trees are compared; the exit status is 1 when anything differs.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
 import sysconfig
-import tempfile
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from tests.helpers.embedded_ssh import EmbeddedSshd
+from tests.helpers.hosts import our_files, short_directory, this_account, two_hosts
 from tests.helpers.oracle import RSYNC, unequal
-from tests.helpers.trees import remove
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Iterator
+    from pathlib import Path
 
-SYNCCTL = [sys.executable, "-P", "-m", "ctl"]
-STEP_S = 300
-KILL_TRIES = 8
-LARGE = 64 << 20
-LINE = b"and a line that was not there before\n"
+    from tests.helpers.hosts import Hosts
+
+_BIG = 64_000_000
+_LIMIT_S = 300
+_ATTEMPTS = 5
 
 
-class Figures(NamedTuple):
-    """What one sync took; ``wire`` and ``files`` are None for rsync, which does not count in the same way."""
+class Took(NamedTuple):
+    """What one run cost."""
 
     seconds: float
-    files: int | None = None
-    wire: int | None = None
+    wire: int
+    files: int
     epochs: int = 1
 
 
+class Row(NamedTuple):
+    """One step's line."""
+
+    step: str
+    ours: Took
+    rsync: Took | None
+    differences: list[str]
+
+
 class Demo:
-    """Two homes, a server between them, and the table of what was done."""
+    """The trees, and the two programs that sync them."""
 
-    def __init__(self, folder: Path, server: EmbeddedSshd, far_home: Path) -> None:
-        self.folder = folder
-        self.server = server
-        self.failed = False
-        self.homes = (folder / "near", far_home)
-        far = folder / "far-syncctl"
-        far.write_text(f'#!/bin/sh\nexec {_quoted(SYNCCTL)} "$@"\n')
-        far.chmod(0o755)
-        self.homes[0].mkdir()
-        config = f"[ssh]\nconfig_file = {json.dumps(str(server.client_config))}\n"
-        config += f"[host.box]\nremote_command = {json.dumps(str(far))}\n"
-        (self.homes[0] / "config.toml").write_text(config)
+    def __init__(self, hosts: Hosts, place: Path) -> None:
+        self.hosts = hosts
+        self.source = place / "source"
+        self.far = place / "far"
+        self.far_rsync = place / "far-rsync"
+        self.back = place / "back"
+        self.back_rsync = place / "back-rsync"
+        self.resumed = place / "resumed"
+        self.here = place / "here too"
+        self.tiny = place / "tiny"
+        self._python = sorted(self.source.rglob("*.py"))
 
-    def syncctl(self, *words: str, while_running: Callable[[], object] | None = None) -> Figures:
-        """Run it here; ``while_running()`` is called when it reports progress for the first time."""
-        begun = time.perf_counter()
-        command = subprocess.Popen(
-            [*SYNCCTL, *words, "--json"], env=_environ(self.homes[0]), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    def build(self) -> int:
+        """Python's own standard library as it is installed, and a log of 64 MB; how many entries there are."""
+        shutil.copytree(
+            sysconfig.get_path("stdlib"),
+            self.source,
+            symlinks=True,
+            ignore=shutil.ignore_patterns("site-packages", "dist-packages", "__pycache__"),
         )
-        result = {}
-        with command:
-            assert command.stdout is not None
-            assert command.stderr is not None
-            for line in command.stdout:
-                said = json.loads(line)
-                if said["t"] == "progress" and said["counters"].get("bytes") and while_running:
-                    while_running()
-                    while_running = None
-                elif said["t"] == "result":
-                    result = said
-            error = command.stderr.read().decode()
-        seconds = time.perf_counter() - begun
-        if command.returncode or not result:
-            raise SystemExit(f"demo: syncctl {words[0]} ended with status {command.returncode}\n{error}")
-        wire = result["wire_sent"] + result["wire_received"]
-        return Figures(seconds, result["stats"]["files"], wire, result["epochs"])
+        line = "2026-01-01T00:00:00 line {:09} of a log that is written to all day\n"
+        size = len(line.format(0))
+        with open(self.source / "big.log", "w") as file:
+            file.writelines(line.format(number) for number in range(_BIG // size))
+        self._python = sorted(path for path in self.source.rglob("*.py") if os.access(path, os.W_OK))
+        return sum(1 for _ in self.source.rglob("*"))
 
-    def rsync(self, *words: str) -> Figures | None:
-        """The same by rsync over the same SSH; None where that cannot be."""
+    def steps(self) -> Iterator[Row]:
+        """Every step, done and compared."""
+        yield self._first_contact()
+        yield self._push("push the tree")
+        yield self._push("again, unchanged")
+        self._python[7].write_text(self._python[7].read_text("latin-1") + "# edited\n", "latin-1")
+        yield self._push("one file edited")
+        for path in self._python[100:200]:
+            with path.open("a") as file:
+                file.write("# edited\n")
+        yield self._push("100 files edited")
+        with open(self.source / "big.log", "r+") as log:
+            text = log.read()
+            middle = text.index("\n", len(text) // 2) + 1
+            log.seek(middle)
+            log.write("a new line in the middle\n" + text[middle:])
+        yield self._push("a line within 64 MB")
+        yield self._pull("pull it all back")
+        yield self._interrupted("link cut in the middle")
+        took = self._syncctl("push", str(self.source), str(self.here))
+        yield Row("here to here, no SSH", took, None, unequal(self.source, self.here))
+
+    def _first_contact(self) -> Row:
+        """What the first command to a host costs: two agents start, and SSH connects."""
+        self.tiny.mkdir()
+        (self.tiny / "hello").write_text("hello\n")
+        far = self.tiny.with_name("tiny-far")
+        took = self._syncctl("push", str(self.tiny), f"box:{far}")
+        return Row("first contact, one file", took, None, unequal(self.tiny, far))
+
+    def _push(self, step: str) -> Row:
+        took = self._syncctl("push", str(self.source), f"box:{self.far}")
+        theirs = self._rsync(f"{self.source}/", f"box:{self.far_rsync}/")
+        return Row(step, took, theirs, unequal(self.source, self.far))
+
+    def _pull(self, step: str) -> Row:
+        took = self._syncctl("pull", f"box:{self.far}", str(self.back))
+        theirs = self._rsync(f"box:{self.far}/", f"{self.back_rsync}/")
+        return Row(step, took, theirs, unequal(self.far, self.back))
+
+    def _interrupted(self, step: str) -> Row:
+        """Cut every SSH connection as soon as something has arrived; the session goes on over a new one."""
+        for _ in range(_ATTEMPTS):
+            shutil.rmtree(self.resumed, ignore_errors=True)
+            took = self._syncctl("push", str(self.source), f"box:{self.resumed}", cut=True)
+            if took.epochs > 1:
+                return Row(step, took, None, unequal(self.source, self.resumed))
+        return Row(step, took, None, ["the sync was over each time before the link was cut"])
+
+    def _syncctl(self, *words: str, cut: bool = False) -> Took:
+        began = time.perf_counter()
+        process = self.hosts.here.popen(*words, "--delete", "--json")
+        if cut:
+            while process.poll() is None and not self._some_arrived():
+                time.sleep(0.001)
+            self.hosts.sshd.kill_sessions()
+        out, err = process.communicate(timeout=_LIMIT_S)
+        seconds = time.perf_counter() - began
+        if process.returncode:
+            raise RuntimeError(f"syncctl {shlex.join(words)}: {os.fsdecode(out + err)}")
+        row = next(row for row in map(json.loads, out.splitlines()) if row["t"] == "result")
+        return Took(seconds, row["wire_sent"] + row["wire_received"], row["stats"].get("files", 0), row["epochs"])
+
+    def _some_arrived(self) -> bool:
+        try:
+            return len(os.listdir(self.resumed)) > 20
+        except OSError:
+            return False
+
+    def _rsync(self, source: str, destination: str) -> Took | None:
         if RSYNC is None or shutil.which("ssh") is None:
             return None
-        shell = f"ssh -F {_quoted([str(self.server.client_config)])}"
-        begun = time.perf_counter()
-        ended = subprocess.run([RSYNC, "-a", "--delete", "-e", shell, *words], capture_output=True, timeout=STEP_S)
-        return Figures(time.perf_counter() - begun) if ended.returncode == 0 else None
-
-    def step(self, what: str, ours: Figures, theirs: Figures | None, source: Path, destination: Path) -> None:
-        """Compare the trees, and print a row."""
-        found = unequal(source, destination)
-        verdict = "equal" if not found else f"{len(found)} DIFFERENCES"
-        print(
-            f"{what:<38}{ours.files or 0:>7,}{_bytes(ours.wire or 0):>10}{_time(ours.seconds):>10}"
-            f"{_time(theirs.seconds) if theirs else '-':>10}  {verdict}",
-            flush=True,
+        ssh = shlex.join(["ssh", "-F", str(self.hosts.sshd.client_config)])
+        began = time.perf_counter()
+        ended = subprocess.run(
+            [RSYNC, "-a", "--delete", "--stats", "--no-human-readable", "-e", ssh, source, destination],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=_LIMIT_S,
         )
-        for line in found[:10]:
-            print("   ", line)
-        self.failed |= bool(found)
-
-    def push(self, what: str, source: Path, there: Path, reference: Path) -> None:
-        """Push ``source`` to the other agent's ``there``, rsync's to ``reference``."""
-        ours = self.syncctl("push", str(source), f"box:{there}", "--delete")
-        theirs = self.rsync(f"{source}/", f"box:{reference}/")
-        self.step(what, ours, theirs, source, there)
-
-    def stop(self) -> None:
-        """End both agents."""
-        for home in self.homes:
-            subprocess.run([*SYNCCTL, "stop"], env=_environ(home), capture_output=True, timeout=60, check=False)
-
-
-def run(demo: Demo, folder: Path) -> None:
-    """All steps."""
-    tree, there, reference = folder / "library", folder / "there", folder / "by-rsync"
-    library = sysconfig.get_path("stdlib")
-    shutil.copytree(library, tree, symlinks=True, ignore=shutil.ignore_patterns("site-packages", "dist-packages"))
-    count = sum(len(files) for _, _, files in os.walk(tree))
-    print(f"\nPython's standard library, {count:,} files, between two agents over SSH on loopback\n")
-    print(f"{'step':<38}{'files':>7}{'wire':>10}{'syncctl':>10}{'rsync':>10}")
-    started = demo.syncctl("push", str(_tiny(folder)), f"box:{folder / 'tiny-there'}")
-    demo.step("first contact: agents, SSH, one file", started, None, folder / "tiny", folder / "tiny-there")
-
-    demo.push("push the tree", tree, there, reference)
-    demo.push("again, unchanged", tree, there, reference)
-    sources = sorted(path for path in tree.rglob("*.py") if path.is_file() and not path.is_symlink())
-    _append(sources[:1])
-    demo.push("one file edited", tree, there, reference)
-    _append(sources[:100])
-    demo.push("100 files edited", tree, there, reference)
-    large = tree / "large.bin"
-    large.write_bytes(os.urandom(LARGE))
-    demo.push("a new file of 64 MB", tree, there, reference)
-    content = large.read_bytes()
-    large.write_bytes(content[: LARGE // 2] + LINE + content[LARGE // 2 :])
-    demo.push("one line put into its middle", tree, there, reference)
-
-    back = folder / "back"
-    ours = demo.syncctl("pull", f"box:{there}", str(back))
-    demo.step("pull it back", ours, demo.rsync(f"box:{there}/", f"{folder / 'back-by-rsync'}/"), there, back)
-    recover(demo, tree, folder)
-    here = folder / "here"
-    demo.step("here to here, no SSH", demo.syncctl("push", str(tree), str(here)), None, tree, here)
-
-
-def recover(demo: Demo, tree: Path, folder: Path) -> None:
-    """Cut the SSH connection in the middle of a sync.  A machine that is done before the cut gets another try."""
-    for attempt in range(KILL_TRIES):
-        there = folder / f"cut-{attempt}"
-        ours = demo.syncctl("push", str(tree), f"box:{there}", while_running=demo.server.kill_sessions)
-        if ours.epochs > 1:
-            demo.step("push, the link killed in the middle", ours, None, tree, there)
-            return
-        remove(there)
-        (tree / f"more-{attempt}.bin").write_bytes(os.urandom(2 * LARGE))
-    print("the link could not be cut before the sync was done")
-    demo.failed = True
+        seconds = time.perf_counter() - began
+        figures = [
+            int(number.replace(",", ""))
+            for name in ("Total bytes sent", "Total bytes received", "Number of regular files transferred")
+            for number in re.findall(rf"^{name}: ([\d,.]+)$", ended.stdout, re.MULTILINE)
+        ]
+        return Took(seconds, figures[0] + figures[1], figures[2])
 
 
 def main() -> int:
-    """Run the demo; the exit status."""
-    folder = Path(tempfile.mkdtemp(prefix="syncctl-demo-"))
-    far_home = folder / "far"
-    far_home.mkdir()
-    failed = True
-    try:
-        with EmbeddedSshd(folder / "ssh", environ={"SYNCCTL_HOME": str(far_home)}) as server:
-            demo = Demo(folder, server, far_home)
-            try:
-                run(demo, folder)
-            finally:
-                demo.stop()
-            failed = demo.failed
-    finally:
-        remove(folder)
-    print("\nsomething differs" if failed else "\nall trees are equal; nothing is left behind")
-    return int(failed)
+    """The exit status: 0 when every tree came out equal and nothing was left behind."""
+    wrong = 0
+    with short_directory() as directory:
+        with two_hosts(this_account(), directory, embedded=True) as hosts:
+            demo = Demo(hosts, directory)
+            print(f"two agents, an SSH link on port {hosts.sshd.port}, {demo.build():,} entries to sync")
+            print(f"\n{'':<24}{'files':>7}{'on the wire':>13}{'time':>10}   {'rsync: wire':>12}{'time':>10}")
+            for row in demo.steps():
+                print(_line(row), flush=True)
+                wrong += len(row.differences)
+                for text in row.differences[:5]:
+                    print(f"    {text}")
+        left = our_files(directory)
+    wrong += len(left)
+    print("\nevery tree is equal, nothing is left behind" if not wrong else f"\n{wrong} differences")
+    return 1 if wrong else 0
 
 
-def _tiny(folder: Path) -> Path:
-    tiny = folder / "tiny"
-    tiny.mkdir()
-    (tiny / "hello").write_text("hello\n")
-    return tiny
-
-
-def _append(files: list[Path]) -> None:
-    for file in files:
-        mode = file.stat().st_mode
-        file.chmod(mode | 0o200)
-        with file.open("ab") as out:
-            out.write(b"# edited\n")
-        file.chmod(mode)
-
-
-def _environ(home: Path) -> dict[str, str]:
-    return os.environ | {"SYNCCTL_HOME": str(home)}
-
-
-def _quoted(words: list[str]) -> str:
-    return " ".join("'" + word.replace("'", "'\\''") + "'" for word in words)
+def _line(row: Row) -> str:
+    rsync = f"   {_bytes(row.rsync.wire):>12}{_time(row.rsync.seconds):>10}" if row.rsync else f"   {'-':>12}{'-':>10}"
+    note = f"   went on over link {row.ours.epochs}" if row.ours.epochs > 1 else ""
+    mark = "   DIFFERS" if row.differences else ""
+    return (
+        f"{row.step:<24}{row.ours.files:>7,}{_bytes(row.ours.wire):>13}{_time(row.ours.seconds):>10}{rsync}{note}{mark}"
+    )
 
 
 def _bytes(count: float) -> str:
     for unit in ("B", "kB", "MB"):
         if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.1f} {unit}"
+            return f"{count:,.0f} {unit}" if unit == "B" or count >= 10 else f"{count:.1f} {unit}"
         count /= 1000
-    return f"{count:.2f} GB"
+    return f"{count:.1f} GB"
 
 
 def _time(seconds: float) -> str:

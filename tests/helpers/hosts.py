@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from tests.helpers.agents import ROOT, eventually
+from tests.helpers.embedded_ssh import EmbeddedSshd
 from tests.helpers.sshd import Sshd
 from tests.helpers.trees import give, remove
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from tests.helpers.sshd import ServerFiles
 
 RUN_S = 60.0
 
@@ -198,7 +198,7 @@ class Agent:
 class Hosts:
     """Two agents: ``here``, and ``there`` behind the host alias ``box``."""
 
-    def __init__(self, here: Agent, there: Agent, sshd: ServerFiles) -> None:
+    def __init__(self, here: Agent, there: Agent, sshd: Sshd | EmbeddedSshd) -> None:
         self.here = here
         self.there = there
         self.sshd = sshd
@@ -228,15 +228,22 @@ def one_host(account: Account, directory: Path) -> Iterator[Agent]:
 
 @contextlib.contextmanager
 def two_hosts(
-    account: Account, directory: Path, *, ssh: str = "", transport: str = "auto", far: Account | None = None
+    account: Account,
+    directory: Path,
+    *,
+    ssh: str = "",
+    transport: str = "auto",
+    far: Account | None = None,
+    embedded: bool = False,
 ) -> Iterator[Hosts]:
-    """Two agents with homes below ``directory``, joined by an sshd; not started yet.
+    """Two agents with homes below ``directory``, joined by an sshd, or by the embedded server; not started yet.
 
     ``ssh`` is added to the table [ssh] of config.toml.  ``far`` is the same person with another installation.
     """
     here, there = Agent(account, directory / "here"), Agent(far or account, directory / "there")
     launcher = write_launcher(there, directory / "syncctl")
-    with Sshd(directory / "ssh", account=account.name) as sshd:
+    server = EmbeddedSshd(directory / "ssh") if embedded else Sshd(directory / "ssh", account=account.name)
+    with server as sshd:
         here.configure(
             f'[ssh]\nconfig_file = "{sshd.client_config}"\ntransport = "{transport}"\n{ssh}\n'
             f'[host.box]\nremote_command = "{launcher}"\n'
