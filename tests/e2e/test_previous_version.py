@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.helpers.hosts import ROOT, Account, short_directory, this_account, two_hosts
+from tests.helpers.agents import ROOT
+from tests.helpers.hosts import Account, short_directory, this_account, two_hosts
 from tests.helpers.oracle import assert_same
 from tests.helpers.trees import TreeBuilder
 
@@ -42,7 +43,7 @@ def previous(tmp_path_factory: pytest.TempPathFactory) -> Account:
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
         tar.extractall(directory / "source", filter="data")
     venv = directory / "venv"
-    build = [
+    build: list[str | Path] = [
         sys.executable,
         "-m",
         "maturin",
@@ -56,7 +57,14 @@ def previous(tmp_path_factory: pytest.TempPathFactory) -> Account:
     environ = os.environ | {"CARGO_TARGET_DIR": str(ROOT / "core/target/previous")}
     subprocess.run(build, cwd=directory / "source", env=environ, check=True, timeout=BUILD_S, capture_output=True)
     subprocess.run([sys.executable, "-m", "venv", venv], check=True, timeout=60)
-    install = [venv / "bin/python", "-m", "pip", "install", "--quiet", *(directory / "wheels").glob("*.whl")]
+    install: list[str | Path] = [
+        venv / "bin/python",
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        *(directory / "wheels").glob("*.whl"),
+    ]
     subprocess.run(install, check=True, timeout=BUILD_S)
     return this_account()._replace(python=str(venv / "bin/python"), packages="")
 

@@ -39,7 +39,7 @@ def test_the_wheel_installs_and_runs(version: str, tmp_path: Path) -> None:
     assert [wheel.name.split("-")[2:4] for wheel in wheels] == [["cp311", "abi3"]]
     venv = tmp_path / "venv"
     subprocess.run([python, "-m", "venv", venv], check=True, timeout=60)
-    install = [venv / "bin/python", "-m", "pip", "install", "--quiet", wheels[0]]
+    install: list[str | Path] = [venv / "bin/python", "-m", "pip", "install", "--quiet", wheels[0]]
     subprocess.run(install, check=True, timeout=INSTALL_S)
     environ = os.environ | {"SYNCCTL_HOME": str(tmp_path / "h")}
     for command in (("syncctl", "version"), ("agentd", "--version")):

@@ -61,18 +61,21 @@ class Driver:
         self.payloads: list[bytes] = []
         self.done = False
 
-    def send_list(self, *chunks: list[Group], flags: int = 0) -> None:
+    def send_list(self, *chunks: list[Group], flags: int = 0) -> Driver:
         self.payloads = [pack_list(groups, flags) for groups in chunks]
         self.entries = sum(len(g.entries) for groups in chunks for g in groups)
         for n, payload in enumerate(self.payloads):
             self.engine.list_untrusted(n, buffer(payload))
+        return self
 
-    def end_list(self) -> None:
+    def end_list(self) -> Driver:
         digest = blake3.blake3(b"".join(self.payloads)).digest()
         self.engine.list_end_untrusted(len(self.payloads), self.entries, digest)
+        return self
 
-    def data(self, *records: bytes) -> None:
+    def data(self, *records: bytes) -> Driver:
         self.engine.data_untrusted(buffer(b"".join(records)))
+        return self
 
     def run(self, until: Callable[[], bool] | None = None) -> Driver:
         """Take events until DONE, a failure, or ``until()``."""
@@ -394,7 +397,7 @@ def test_a_dry_run_changes_nothing(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["old"]
 
 
-VIOLATIONS: dict[str, Callable[[Driver], None]] = {
+VIOLATIONS: dict[str, Callable[[Driver], object]] = {
     "gap": lambda d: d.engine.list_untrusted(1, buffer(pack_list([Group(b"", [ROOT])]))),
     "no root": lambda d: d.send_list([Group(b"", [Entry(b"f")])]),
     "dotdot": lambda d: d.send_list([Group(b"", [ROOT, Entry(b"..")])]),
@@ -412,34 +415,23 @@ VIOLATIONS: dict[str, Callable[[Driver], None]] = {
     "directory twice": lambda d: d.send_list(
         [Group(b"", [ROOT, Entry(b"d", DIRECTORY)]), Group(b"d", []), Group(b"d", [])]
     ),
-    "index out of range": lambda d: (d.send_list([Group(b"", [ROOT])]), d.data(whole(0, 7, b"x")))[0],
-    "not asked for": lambda d: (d.send_list([Group(b"", [ROOT])]), d.data(whole(0, 0, b"x")))[0],
-    "sent twice": lambda d: (
-        d.send_list([Group(b"", [ROOT, Entry(b"f", size=1), Entry(b"g", size=1)])]),
-        d.data(whole(0, 1, b"x"), whole(0, 1, b"x")),
-    )[0],
-    "delta without a basis": lambda d: (
-        d.send_list([Group(b"", [ROOT, Entry(b"f", size=1)])]),
-        d.data(pack_record(WHOLE, 0, 1, b"\0\1\0\0\0x", size=1, encoding=1)),
-    )[0],
-    "piece beyond": lambda d: (
-        d.send_list([Group(b"", [ROOT, Entry(b"f", size=3 << 20)])]),
-        d.data(pack_record(PIECE_RECORD, 0, 1, bytes(PIECE), size=3 << 20, piece=9)),
-    )[0],
-    "same without a partial": lambda d: (
-        d.send_list([Group(b"", [ROOT, Entry(b"f", size=3 << 20)])]),
-        d.data(pack_record(PIECE_RECORD, 0, 1, size=3 << 20, encoding=SAME)),
-    )[0],
-    "lying end": lambda d: (
-        d.send_list([Group(b"", [ROOT])]),
-        d.engine.list_end_untrusted(1, 1, bytes(32)),
-    )[0],
-    "end before parts": lambda d: (d.send_list([Group(b"", [ROOT], FIRST)]), d.end_list())[0],
-    "data for no chunk": lambda d: (
-        d.send_list([Group(b"", [ROOT])]),
-        d.data(whole(5, 0, b"x")),
-        d.end_list(),
-    )[0],
+    "index out of range": lambda d: d.send_list([Group(b"", [ROOT])]).data(whole(0, 7, b"x")),
+    "not asked for": lambda d: d.send_list([Group(b"", [ROOT])]).data(whole(0, 0, b"x")),
+    "sent twice": lambda d: d.send_list([Group(b"", [ROOT, Entry(b"f", size=1), Entry(b"g", size=1)])]).data(
+        whole(0, 1, b"x"), whole(0, 1, b"x")
+    ),
+    "delta without a basis": lambda d: d.send_list([Group(b"", [ROOT, Entry(b"f", size=1)])]).data(
+        pack_record(WHOLE, 0, 1, b"\0\1\0\0\0x", size=1, encoding=1)
+    ),
+    "piece beyond": lambda d: d.send_list([Group(b"", [ROOT, Entry(b"f", size=3 << 20)])]).data(
+        pack_record(PIECE_RECORD, 0, 1, bytes(PIECE), size=3 << 20, piece=9)
+    ),
+    "same without a partial": lambda d: d.send_list([Group(b"", [ROOT, Entry(b"f", size=3 << 20)])]).data(
+        pack_record(PIECE_RECORD, 0, 1, size=3 << 20, encoding=SAME)
+    ),
+    "lying end": lambda d: d.send_list([Group(b"", [ROOT])]).engine.list_end_untrusted(1, 1, bytes(32)),
+    "end before parts": lambda d: d.send_list([Group(b"", [ROOT], FIRST)]).end_list(),
+    "data for no chunk": lambda d: d.send_list([Group(b"", [ROOT])]).data(whole(5, 0, b"x")).end_list(),
 }
 
 
