@@ -1,122 +1,118 @@
-"""``python -m bench``: measure, check every tree that comes out, print the table, write the JSON."""
+"""``python -m bench``: measure, check every tree that comes out, print the table, write the JSON.
+
+The exit status: 0 when every bound is held; 1 when one is missed or a tree came out wrong; 2 when the machine lacks
+something.
+"""
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
-import statistics
+import signal
 import sys
 import tempfile
-from typing import TYPE_CHECKING
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
 
-from bench.cases import CASES, Source
-from bench.contenders import contenders, pss_kib, syncctl_argv, timed
-from bench.report import Figures, table, write
-from tests.helpers.hosts import short_directory, this_account, two_hosts
-from tests.helpers.oracle import RSYNC, rsync_finds
-from tests.helpers.sshd import SSHD, descendants
-from tests.helpers.trees import remove
+from bench.cases import CASES, Case, SyncCase
+from bench.hosts import find_syncctl
+from bench.report import document, machine, table
+from bench.run import Bench, Result
+from tests.helpers.oracle import RSYNC
+from tests.helpers.sshd import SSHD
 
 if TYPE_CHECKING:
-    from bench.cases import Case
-    from bench.contenders import Contender
-    from tests.helpers.hosts import Hosts
+    from types import FrameType
 
-STATUS_BOUND_S = 0.035
-PSS_BOUND_KIB = 60_000
-_STATUS_RUNS = 41
+RESULTS = Path(__file__).parent / "results"
+TREES = sorted({case.tree.name for case in CASES.values() if isinstance(case, SyncCase)})
+_ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def main() -> int:
-    """The exit status: 1 when a tree came out wrong or a bound was missed."""
-    parser = argparse.ArgumentParser(prog="python -m bench", description="syncctl beside rsync over one private sshd.")
-    parser.add_argument("--case", action="append", choices=[*CASES, "status"], help="only this one; may be repeated")
-    parser.add_argument(
-        "--runs", type=int, default=5, help="measured runs of each step, after one discarded (%(default)s)"
-    )
-    parser.add_argument("--no-gcm", action="store_true", help="leave rsync with aes128-gcm out")
-    arguments = parser.parse_args()
-    if RSYNC is None or SSHD is None:
-        sys.stderr.write("bench: rsync and sshd (OpenSSH's server) are needed\n")
+    """Run what the command line asks for."""
+    arguments = _arguments()
+    if arguments.list:
+        print("\n".join(f"{case.name:<14} {case.what}" for case in CASES.values()))
+        return 0
+    cases = [case for case in CASES.values() if not arguments.case or {case.name, _tree_of(case)} & set(arguments.case)]
+    lacking = _lacking(cases, arguments.where)
+    if lacking:
+        sys.stderr.write("".join(f"bench: {line}\n" for line in lacking))
         return 2
-    wanted = arguments.case or [*CASES, "status"]
-    figures: list[Figures] = []
-    extra: dict[str, float] = {}
-    account = this_account()
-    held = True
-    with short_directory() as directory, two_hosts(account, directory) as hosts:
-        taking_part = contenders(hosts)[: 2 if arguments.no_gcm else 3]
-        for name in wanted:
-            if name in CASES:
-                figures += run_case(CASES[name], taking_part, arguments.runs)
-        if "status" in wanted:
-            extra = resident(hosts, directory.joinpath("tree"))
-    if figures:
-        print(table(figures))
-        held = all(one.held() for one in figures)
-    if extra:
-        print(
-            f"syncctl status: {extra['status_s'] * 1000:.1f} ms median (bound {STATUS_BOUND_S * 1000:.0f});  "
-            f"idle agent with a warm link: {extra['pss_kib'] / 1000:.1f} MB (bound {PSS_BOUND_KIB / 1000:.0f})"
-        )
-        held = held and extra["status_s"] <= STATUS_BOUND_S and extra["pss_kib"] <= PSS_BOUND_KIB
-    print(f"written: {os.path.relpath(write(figures, extra))}")
-    return 0 if held else 1
+    for number in _ENDS:
+        signal.signal(number, _end)
+    results: list[Result] = []
+    with tempfile.TemporaryDirectory(prefix="syncctl-bench-", dir=arguments.where) as place:
+        installed = find_syncctl()
+        facts = {
+            "begun": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            **machine(installed, place, arguments.runs),
+        }
+        bench = Bench(Path(place), installed, arguments.runs)
+        for result in bench.measure(cases):
+            results.append(result)
+            for line in result.wrong:
+                sys.stderr.write(f"bench: {result.case.name}: {line}\n")
+    results.sort(key=lambda result: cases.index(result.case))
+    print(table(results))
+    for after, processes in bench.memory_kib.items():
+        print(f"memory of the near agent and its children, after {after}: {sum(processes.values()) / 1000:.1f} MB PSS")
+    path = arguments.json or RESULTS / (facts["begun"].replace(":", "") + ".json")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(document(results, bench.memory_kib, facts), indent=1) + "\n")
+    print(f"written: {os.path.relpath(path)}")
+    return 0 if all(result.held for result in results) else 1
 
 
-def run_case(case: Case, taking_part: list[Contender], runs: int) -> list[Figures]:
-    """Build the tree, then every step: the contenders by turns, each at a destination of its own."""
-    with tempfile.TemporaryDirectory(prefix="syncbench", dir=roomy(case.tree_mib * (2 + len(taking_part)))) as place:
-        source = Source(f"{place}/source")
-        say(f"{case.title}: building")
-        case.build(source)
-        destinations = {one.name: f"{place}/{number}" for number, one in enumerate(taking_part)}
-        figures = []
-        for step in case.steps:
-            seconds: dict[str, list[float] | None] = {one.name: [] for one in taking_part}
-            for run in range(runs + 1):
-                if step.change is not None:
-                    step.change(source)
-                # whoever begins finds the source's pages colder than who comes last
-                first = run % len(taking_part)
-                for one in taking_part[first:] + taking_part[:first]:
-                    destination = destinations[one.name]
-                    if step.fresh:
-                        remove(destination)
-                    took = timed(one.command(source.root, destination), one.environ)
-                    wrong = rsync_finds(source.root, destination)
-                    if wrong:
-                        say(f"{one.name}: {len(wrong)} differences, such as {wrong[0]}")
-                        seconds[one.name] = None
-                    found = seconds[one.name]
-                    if run and found is not None:
-                        found.append(took)
-                say(f"{case.title}: {step.name}: {'warm-up' if run == 0 else f'{run} of {runs}'}")
-            figures.append(Figures(case.title, step.name, step.bound, seconds))
-        return figures
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench", description="syncctl beside rsync, over one private sshd.")
+    parser.add_argument(
+        "--case", action="append", choices=[*CASES, *TREES], metavar="NAME",
+        help="only this case, or all of this tree; may be repeated",
+    )  # fmt: skip
+    parser.add_argument("--list", action="store_true", help="name the cases and end")
+    parser.add_argument("--runs", type=_count, default=5, metavar="N", help="runs after the warm-up (%(default)s)")
+    parser.add_argument("--where", default="/dev/shm", metavar="DIR", help="where the trees are (%(default)s)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there (default: bench/results/)")
+    return parser.parse_args()
 
 
-def resident(hosts: Hosts, tree: os.PathLike[str]) -> dict[str, float]:
-    """What the agent costs while nothing is to be done."""
-    os.makedirs(tree)
-    hosts.here.ok("push", os.fspath(tree), f"box:{os.fspath(tree)}.copy")
-    runs = [timed([*syncctl_argv(), "status"], hosts.here.environ) for _ in range(_STATUS_RUNS)]
-    pid = hosts.here.pid
-    return {"status_s": statistics.median(runs[1:]), "pss_kib": pss_kib([pid, *descendants(pid)])}
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
 
 
-def roomy(mib: int) -> str | None:
-    """A directory in memory with that much room, or None for the usual one on disk, with a word about it."""
-    if os.path.isdir("/dev/shm") and shutil.disk_usage("/dev/shm").free >= mib << 20:
-        return "/dev/shm"
-    say(f"/dev/shm has no {mib} MiB left: on disk instead")
-    return None
+def _tree_of(case: Case) -> str | None:
+    return case.tree.name if isinstance(case, SyncCase) else None
 
 
-def say(text: str) -> None:
-    """Progress."""
-    sys.stderr.write(text + "\n")
+def _lacking(cases: list[Case], where: str) -> list[str]:
+    """What this machine does not have, a line each."""
+    found = {"sshd (Debian: apt install openssh-server)": SSHD, "rsync": RSYNC}
+    found |= {name: shutil.which(name) for name in ("ssh", "ssh-keygen")}
+    lines = [f"{name} is not installed" for name, path in found.items() if path is None]
+    if not os.path.exists("/proc/self/smaps_rollup"):
+        lines.append("this reads Linux's /proc")
+    if not os.path.isdir(where):
+        return [*lines, f"{where} is not a directory; name another with --where"]
+    room = max((case.tree.room_bytes for case in cases if isinstance(case, SyncCase)), default=0)
+    free = shutil.disk_usage(where).free
+    if free < room:
+        lines.append(f"{where} has {free / 1e9:.1f} GB free of {room / 1e9:.1f}; name another with --where")
+    return lines
+
+
+def _end(number: int, _: FrameType | None) -> NoReturn:
+    """Clean up once, whatever else comes."""
+    for other in _ENDS:
+        signal.signal(other, signal.SIG_IGN)
+    raise SystemExit(128 + number)
 
 
 if __name__ == "__main__":
