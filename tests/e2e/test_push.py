@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import stat
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.helpers.oracle import RSYNC, assert_same, snapshot
+from tests.helpers.pushes import build, push, result
 from tests.helpers.rsync import itemized_by_rsync, itemized_by_us
 from tests.helpers.trees import TreeBuilder
 
@@ -20,28 +20,6 @@ if TYPE_CHECKING:
     from tests.helpers.hosts import Hosts
 
 UNCHANGED = "up to date"
-
-
-def push(hosts: Hosts, source: Path, destination: Path, *options: str) -> str:
-    """Push, expect success; what it printed."""
-    return hosts.here.ok("push", *options, source, hosts.remote(destination))
-
-
-def build(hosts: Hosts, path: Path, seed: int = 0, *, awkward: bool = False) -> TreeBuilder:
-    """A tree of the account's."""
-    with TreeBuilder(path, seed) as tree:
-        tree.populate()
-        if awkward:
-            tree.awkward()
-    hosts.account.owns(path)
-    return tree
-
-
-def result(printed: str) -> dict[str, int]:
-    """The statistics in what --json printed."""
-    rows = [json.loads(line) for line in printed.splitlines()]
-    stats: dict[str, int] = next(row for row in rows if row["t"] == "result")["stats"]
-    return stats
 
 
 def test_first_and_again(hosts: Hosts, place: Path) -> None:
@@ -217,7 +195,7 @@ def test_a_change_within_a_big_file_goes_as_a_delta(hosts: Hosts, place: Path) -
     content[20 << 20 : 20 << 20] = b"inserted"
     tree.file(b"big", bytes(content))
     hosts.account.owns(source)
-    stats = result(push(hosts, source, destination, "--json"))
+    stats = result(push(hosts, source, destination, "--json"))["stats"]
     assert stats["literal"] < 1 << 20
     assert stats["matched"] > 23 << 20
     assert_same(source, destination)
