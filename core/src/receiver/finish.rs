@@ -180,11 +180,21 @@ fn carry_out(shared: &Shared, planned: &[(Vec<u8>, bool)], dirs: &Dirs) {
 fn remove(shared: &Shared, path: &[u8], directory: bool) -> io::Result<()> {
     let (parent, name) = beneath::split(path);
     let fd = shared.handles()?.dir(parent)?;
-    let result = if directory {
-        beneath::rmdir_at(&*fd, name)
-    } else {
-        beneath::unlink_at(&*fd, name)
+    let unlink = || {
+        if directory {
+            beneath::rmdir_at(&*fd, name)
+        } else {
+            beneath::unlink_at(&*fd, name)
+        }
     };
+    let mut result = unlink();
+    if result.as_ref().is_err_and(|e| e.raw_os_error() == Some(libc::EACCES)) {
+        // the directory goes too, being read-only does not save what is in it
+        let mode = beneath::stat(&*fd)?.mode;
+        if mode & 0o300 != 0o300 && beneath::chmod(&*fd, mode | 0o700).is_ok() {
+            result = unlink();
+        }
+    }
     if directory {
         shared.handles()?.forget(path);
     }
