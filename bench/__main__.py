@@ -52,7 +52,7 @@ def main() -> int:
             "begun": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             **machine(installed, place, arguments.runs),
         }
-        bench = Bench(Path(place), installed, arguments.runs)
+        bench = Bench(Path(place), installed, arguments.runs, arguments.patience)
         for result in bench.measure(cases):
             results.append(result)
             for line in result.wrong:
@@ -77,6 +77,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--list", action="store_true", help="name the cases and end")
     parser.add_argument("--runs", type=_count, default=5, metavar="N", help="runs after the warm-up (%(default)s)")
     parser.add_argument("--where", default="/dev/shm", metavar="DIR", help="where the trees are (%(default)s)")
+    parser.add_argument(
+        "--patience", type=float, default=2.0, metavar="S",
+        help="wait up to S seconds before each run for the rest of the machine to be idle (%(default)s)",
+    )  # fmt: skip
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there (default: bench/results/)")
     return parser.parse_args()
 

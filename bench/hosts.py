@@ -27,6 +27,8 @@ RUN_S = 900
 SAMPLE_S = 0.05
 QUIET_SAMPLES = 4
 SETTLE_S = 20.0
+IDLE_SHARE = 0.9
+"""Of all cores' time, when the machine counts as idle."""
 
 
 class Installed(NamedTuple):
@@ -63,6 +65,8 @@ class Ran(NamedTuple):
     seconds: float
     status: int
     said: str
+    machine_cpu_s: float
+    """CPU time of everything on the machine meanwhile."""
 
 
 class Hosts:
@@ -90,12 +94,15 @@ class Hosts:
 
     def run(self, argv: list[str]) -> Ran:
         """Run a command in the environment that all of them have."""
+        idle, total = _machine_ticks()
         begun = time.perf_counter()
         ended = subprocess.run(
             argv, env=self.here.environ, cwd="/", stdin=subprocess.DEVNULL, capture_output=True, timeout=RUN_S
         )
         seconds = time.perf_counter() - begun
-        return Ran(seconds, ended.returncode, os.fsdecode(ended.stdout + ended.stderr).strip())
+        later_idle, later_total = _machine_ticks()
+        busy = (later_total - later_idle - total + idle) / os.sysconf("SC_CLK_TCK")
+        return Ran(seconds, ended.returncode, os.fsdecode(ended.stdout + ended.stderr).strip(), busy)
 
     def settle(self) -> float:
         """Wait until both agents and the server are idle, so that nobody pays for another's run.
@@ -111,6 +118,16 @@ class Hosts:
             quiet = quiet + 1 if now == last else 0
             last = now
         return (last[0] - begun[0]) / os.sysconf("SC_CLK_TCK")
+
+    def wait_idle(self, patience_s: float) -> None:
+        """Wait until nobody else uses the machine, but no longer than that."""
+        give_up_at = time.monotonic() + patience_s
+        while time.monotonic() < give_up_at:
+            idle, total = _machine_ticks()
+            time.sleep(SAMPLE_S * QUIET_SAMPLES)
+            later_idle, later_total = _machine_ticks()
+            if later_idle - idle >= IDLE_SHARE * (later_total - total):
+                break
 
     def agent_pss_kib(self) -> dict[str, int]:
         """Of the near agent and each of its children, by command and pid."""
@@ -153,6 +170,13 @@ def _ticks_of(pid: int) -> int:
     except OSError:
         return 0
     return int(fields[11]) + int(fields[12])
+
+
+def _machine_ticks() -> tuple[int, int]:
+    """Of all cores since boot: idle, total."""
+    with open("/proc/stat") as file:
+        ticks = [int(field) for field in file.readline().split()[1:9]]
+    return ticks[3] + ticks[4], sum(ticks)
 
 
 def _pss_kib(pid: int) -> int:

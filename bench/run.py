@@ -32,6 +32,8 @@ class Run(NamedTuple):
     """0 is the warm-up, which is discarded."""
     value: float
     """Seconds, or the case's own unit."""
+    machine_cpu_s: float
+    """CPU time of everything on the machine meanwhile: ours, theirs, and whatever disturbed them."""
     after_cpu_s: float
     """CPU time that the agents took after the command's end, until all was quiet."""
 
@@ -70,10 +72,11 @@ class Result(NamedTuple):
 class Bench:
     """Measures cases below ``place``, which is empty and stays so.  Every tree has agents and a server of its own."""
 
-    def __init__(self, place: Path, installed: Installed, runs: int) -> None:
+    def __init__(self, place: Path, installed: Installed, runs: int, patience_s: float) -> None:
         self.place = place
         self.installed = installed
         self.runs = runs
+        self.patience_s = patience_s
         self.memory_kib: dict[str, dict[str, int]] = {}
         """PSS of the near agent and its children, by process, after what the key says."""
 
@@ -92,7 +95,7 @@ class Bench:
             _say(f"{tree.what}: building")
             tree.build(source)
             with two_hosts(self.installed) as hosts:
-                race = _Race(hosts, tree, source, destinations)
+                race = _Race(hosts, tree, source, destinations, self.patience_s)
                 for case in cases:
                     yield race.run(case, self.runs)
                 hosts.settle()
@@ -114,9 +117,9 @@ class Bench:
                     load = os.getloadavg()[0]
                     if case is IDLE:
                         memory = self.memory_kib[IDLE.name] = hosts.agent_pss_kib()
-                        runs = [Run(OURS, 1, sum(memory.values()) / 1000, 0.0)]
+                        runs = [Run(OURS, 1, sum(memory.values()) / 1000, 0.0, 0.0)]
                     else:
-                        runs = _time_status(hosts, STATUS_RUNS * self.runs, wrong)
+                        runs = _time_status(hosts, STATUS_RUNS * self.runs, self.patience_s, wrong)
                     yield Result(case, runs, wrong, load)
         finally:
             remove(source)
@@ -126,11 +129,14 @@ class Bench:
 class _Race:
     """The contenders at one tree, by turns.  Each has a destination of its own."""
 
-    def __init__(self, hosts: Hosts, tree: Tree, source: Path, destinations: dict[str, Path]) -> None:
+    def __init__(
+        self, hosts: Hosts, tree: Tree, source: Path, destinations: dict[str, Path], patience_s: float
+    ) -> None:
         self.hosts = hosts
         self.tree = tree
         self.source = source
         self.destinations = destinations
+        self.patience_s = patience_s
         self.random = random.Random(tree.name)
 
     def run(self, case: SyncCase, rounds: int) -> Result:
@@ -155,6 +161,7 @@ class _Race:
 
     def _sync(self, name: str, number: int, result: Result) -> Run:
         self.hosts.settle()
+        self.hosts.wait_idle(self.patience_s)
         ran = self.hosts.sync(name, self.source, self.destinations[name])
         after = self.hosts.settle()
         if ran.status:
@@ -163,17 +170,18 @@ class _Race:
             found = rsync_finds(self.source, self.destinations[name])
             if found:
                 result.wrong.append(f"{name}, round {number}: {len(found)} differences, such as {found[0]}")
-        return Run(name, number, ran.seconds, after)
+        return Run(name, number, ran.seconds, ran.machine_cpu_s, after)
 
 
-def _time_status(hosts: Hosts, times: int, wrong: list[str]) -> list[Run]:
+def _time_status(hosts: Hosts, times: int, patience_s: float, wrong: list[str]) -> list[Run]:
     """`syncctl status` in ms."""
     runs = []
     for number in range(times + 1):
+        hosts.wait_idle(patience_s / STATUS_RUNS)
         ran = hosts.syncctl("status")
         if ran.status:
             wrong.append(f"status: status {ran.status}: {ran.said}")
-        runs.append(Run(OURS, number, ran.seconds * 1000, 0.0))
+        runs.append(Run(OURS, number, ran.seconds * 1000, ran.machine_cpu_s, 0.0))
     return runs
 
 
