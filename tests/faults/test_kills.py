@@ -1,0 +1,156 @@
+"""Killed in the middle: each file at the destination is old or new, and the job resumes or says why not.
+
+SYNCCTL_SEEDS sets how many moments are tried (6 unless it is set).
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+import pytest
+
+from tests.helpers.hosts import Hosts, short_directory, this_account, two_hosts
+from tests.helpers.oracle import assert_same
+from tests.helpers.sshd import SSHD, command_of
+from tests.helpers.trouble import (
+    STATUSES,
+    Result,
+    TwoVersions,
+    agent_pid,
+    healthy,
+    read_result,
+    run_job,
+    seeds,
+    ssh_children,
+    strike,
+    victims,
+    within,
+)
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Iterator
+
+pytestmark = [pytest.mark.skipif(SSHD is None, reason="sshd is not installed"), pytest.mark.timeout(180)]
+
+ROLES = ("ssh", "sshd", "there", "here")
+DEAD_AFTER_S = 4
+JOB_S = 60
+SSH_GONE_S = 2.0
+EXCESS = 2.0
+"""How many times a clean run's bytes a killed one may send, all epochs together."""
+
+
+class Scene(NamedTuple):
+    """Two hosts, a tree, and what an undisturbed sync of it takes in each direction."""
+
+    hosts: Hosts
+    tree: TwoVersions
+    seconds: dict[str, float]
+    sent: dict[str, int]
+    tally: list[str]
+
+
+@pytest.fixture(scope="module")
+def scene() -> Iterator[Scene]:
+    account = this_account()
+    with (
+        short_directory() as directory,
+        two_hosts(account, directory, ssh=f"dead_after_s = {DEAD_AFTER_S}") as hosts,
+    ):
+        made = Scene(hosts, TwoVersions(directory), {}, {}, [])
+        for verb in ("push", "pull"):
+            for _ in range(2):  # the first one makes the link
+                made.tree.reset()
+                begun = time.monotonic()
+                clean = run_job(hosts.here, *words(made, verb))
+                made.seconds[verb] = time.monotonic() - begun
+                assert clean.status == 0, clean
+                assert_same(made.tree.v2, made.tree.destination)
+            made.sent[verb] = wire(clean)
+        yield made
+        print(f"\nclean: {made.seconds} s, {made.sent} bytes")
+        print("\n".join(made.tally))
+
+
+def words(scene: Scene, verb: str) -> tuple[str, ...]:
+    """The command."""
+    source, destination = str(scene.tree.v2), str(scene.tree.destination)
+    pair = (source, f"box:{destination}") if verb == "push" else (f"box:{source}", destination)
+    return (verb, *pair, "--delete")
+
+
+def wire(result: Result) -> int:
+    """Bytes on the wire, both ways."""
+    return int(result.result.get("wire_sent", 0)) + int(result.result.get("wire_received", 0))
+
+
+@pytest.mark.parametrize("seed", seeds(6))
+def test_killed_at_a_random_moment(scene: Scene, seed: int) -> None:
+    hosts, tree = scene.hosts, scene.tree
+    role = ROLES[seed % len(ROLES)]
+    verb = ("push", "pull")[(seed + seed // len(ROLES)) % 2]
+    moment = random.Random(seed).uniform(0.03, 0.9 * scene.seconds[verb])
+    print(f"seed {seed}: {verb}, kill {role} after {moment:.3f} s")
+    tree.reset()
+    healthy(hosts.here)
+    process = hosts.here.popen(*words(scene, verb), "--json")
+    with killed_after_all(process):
+        threading.Event().wait(moment)
+        old_ssh = ssh_children(hosts.here)
+        under_way = process.poll() is None
+        strike(victims(hosts, role))
+        struck = time.monotonic()
+        if role == "here":
+            within(SSH_GONE_S, lambda: not any(map(command_of, old_ssh)), lambda: "an ssh outlives its agent")
+        tree.check()
+        out, err = process.communicate(timeout=JOB_S)
+        took = time.monotonic() - struck
+    tree.check()
+    ended = read_result(process.returncode, out, err)
+    assert ended.status in STATUSES, ended
+    assert "Traceback" not in ended.err, ended
+    epochs = int(ended.result.get("epochs", 0))
+    if ended.status == 0:
+        assert_same(tree.v2, tree.destination)
+        assert not tree.leftovers(), f"left after a resumed session: {tree.leftovers()}"
+        assert wire(ended) <= EXCESS * scene.sent[verb], f"{wire(ended)} bytes, a clean run {scene.sent[verb]}"
+        outcome = (
+            f"{'resumed' if epochs > 1 else 'done'}, {epochs} epochs, {wire(ended) / scene.sent[verb]:.2f} x clean"
+        )
+    else:
+        assert ended.code, f"status {ended.status} without an error: {ended}"
+        remaining = tree.remaining()
+        outcome = f"reported {ended.code} ({ended.status})"
+    again = run_job(hosts.here, *words(scene, verb))
+    assert again.status == 0, again
+    tree.check()
+    assert_same(tree.v2, tree.destination)
+    assert not tree.leftovers(), f"left after the next run: {tree.leftovers()}"
+    if ended.status != 0:
+        outcome += f", then {wire(again)} bytes for {remaining} that remained"
+    elif epochs:
+        assert wire(again) < 100_000, f"nothing was left to do, yet {wire(again)} bytes went"
+    healthy(hosts.here, hosts.there)
+    line = f"seed {seed:3} {verb} {role:5} {moment:.3f} s {'' if under_way else '(had ended)'} {outcome}, {took:.2f} s"
+    print(line)
+    scene.tally.append(line)
+    assert agent_pid(hosts.here)
+
+
+class killed_after_all:  # noqa: N801
+    """A command that hangs is ended with the test."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.communicate()
