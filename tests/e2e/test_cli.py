@@ -1,4 +1,4 @@
-"""The command line over real agents: exit statuses, interruption, time limits, detached jobs, pairs, steady use."""
+"""The command line over real agents: exit statuses, interruption, time limits, detached jobs, pairs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.helpers.agents import eventually
-from tests.helpers.hosts import Held, short_directory, two_hosts
 from tests.helpers.oracle import assert_same
 from tests.helpers.pushes import build, push, rows, try_push
 from tests.helpers.trees import TreeBuilder
@@ -20,8 +19,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.helpers.hosts import Hosts
-
-SYNCS = 200
 
 
 @pytest.fixture
@@ -154,23 +151,3 @@ def test_two_writers_take_turns_at_one_destination(hosts: Hosts, place: Path) ->
     assert {one.status for one in ended} <= {0, 6}, ended
     assert 0 in {one.status for one in ended}
     assert len({(destination / f"file {name}").read_bytes() for name in range(50)}) == 1
-
-
-@pytest.mark.timeout(240)
-def test_200_syncs_over_one_link(hosts: Hosts, place: Path) -> None:
-    source, destination = place / "source", place / "destination"
-    tree = build(hosts, source, 200)
-    with short_directory(hosts.account) as directory, two_hosts(hosts.account, directory) as fresh:
-        counts = []
-        for number in range(SYNCS):
-            tree.file(b"changing", b"%d" % number)
-            hosts.account.owns(source / "changing")
-            fresh.here.ok("push", source, fresh.remote(destination))
-            if number in (SYNCS // 4, SYNCS - 1):
-                counts.append([Held(fresh.here.pid), Held(fresh.there.pid)])
-        assert fresh.sshd.authentications() == 1
-        for early, late in zip(*counts, strict=True):
-            assert late.fds <= early.fds
-            assert late.threads <= early.threads + 1
-            assert late.rss_kib <= early.rss_kib * 1.05 + 1024
-    assert_same(source, destination)

@@ -1,10 +1,8 @@
-"""What is refused before anything is changed, and what full and read-only places come to."""
+"""What is refused before anything is changed."""
 
 from __future__ import annotations
 
 import os
-import subprocess
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,25 +12,11 @@ from tests.helpers.pushes import build, push, try_push
 from tests.helpers.trees import TreeBuilder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from tests.helpers.hosts import Hosts
 
 GUARD = 6
-
-
-@contextmanager
-def mounted(path: Path, options: str) -> Iterator[Path]:
-    """A small file system in memory at ``path``."""
-    path.mkdir()
-    made = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", path], capture_output=True, check=False)
-    if made.returncode:
-        pytest.skip(f"cannot mount here: {made.stderr!r}")
-    try:
-        yield path
-    finally:
-        subprocess.run(["umount", "--lazy", path], check=True)
 
 
 @pytest.mark.parametrize("remote", [False, True])
@@ -138,54 +122,3 @@ def test_a_destination_that_may_not_be_written(hosts: Hosts, place: Path) -> Non
     else:
         assert ended.status == GUARD, ended
         assert "closed" in ended.err
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs privileges")
-def test_a_read_only_destination(hosts: Hosts, place: Path) -> None:
-    source = place / "source"
-    build(hosts, source)
-    with mounted(place / "mounted", "size=4m,mode=777") as there:
-        (there / "kept").write_text("kept")
-        subprocess.run(["mount", "-o", "remount,ro", there], check=True)
-        ended = try_push(hosts, source, there, "--delete")
-        assert ended.status == GUARD, ended
-        assert "ead-only" in ended.err
-        assert set(snapshot(there)) == {b"", b"kept"}
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs privileges")
-def test_a_full_destination(hosts: Hosts, place: Path) -> None:
-    source = place / "source"
-    with TreeBuilder(source) as tree:
-        for number in range(8):
-            tree.file(b"file %d" % number, tree.noise(1 << 20))
-    hosts.account.owns(source)
-    with mounted(place / "mounted", "size=4m") as there:
-        hosts.account.owns(there)
-        ended = try_push(hosts, source, there)
-        assert ended.status == GUARD, ended
-        for path in there.iterdir():
-            if path.name.startswith("file"):
-                assert path.read_bytes() == (source / path.name).read_bytes()
-        arrived = set(os.listdir(there))
-        for number in range(8):
-            if f"file {number}" not in arrived:
-                os.unlink(source / f"file {number}")
-        push(hosts, source, there, "--delete")
-        assert {p.name for p in there.iterdir()} == {p.name for p in source.iterdir()}
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs privileges")
-def test_what_was_deleted_in_a_full_destination_makes_room_for_the_next_run(hosts: Hosts, place: Path) -> None:
-    source = place / "source"
-    with TreeBuilder(source) as tree:
-        tree.file(b"new", tree.noise(3 << 20))
-    hosts.account.owns(source)
-    with mounted(place / "mounted", "size=4m,mode=777") as there:
-        (there / "old").write_bytes(b"o" * (3 << 20))
-        hosts.account.owns(there)
-        ended = try_push(hosts, source, there, "--delete")
-        assert ended.status in (0, GUARD), ended
-        push(hosts, source, there, "--delete")
-        assert {p.name for p in there.iterdir()} == {"new"}
-        assert (there / "new").read_bytes() == (source / "new").read_bytes()
