@@ -26,7 +26,7 @@ def slow(hosts: Hosts, place: Path) -> Path:
     """A source large enough to be in the middle of."""
     with TreeBuilder(place / "source") as tree:
         block = tree.noise(1 << 20)
-        for number in range(6):
+        for number in range(3):
             with open(tree.at(b"large %d" % number), "wb") as file:
                 file.writelines(block for _ in range(128))
     hosts.account.owns(place)
