@@ -10,7 +10,7 @@ import contextlib
 import os
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from agentd import _core
 from agentd.wire import allocate
@@ -127,8 +127,13 @@ class Endpoint:
         return "syncing" if counters.get("files", 0) < counters.get("wanted_files", 0) else "finishing", counters
 
     def close(self) -> None:
-        """End the engine.  It blocks: not for the event loop."""
-        self._engine.close()
+        """End the engine.  It blocks: not for the event loop.
+
+        The engine is let go of: what outlives the session, such as a traceback, keeps no directory open by it.
+        """
+        engine = self._engine
+        engine.close()
+        self._engine = _Ended(engine)
 
     @contextlib.contextmanager
     def _engine_errors(self) -> Iterator[None]:
@@ -142,6 +147,29 @@ class Endpoint:
             raise LocalProtocolError(f"the engine was closed: {e}") from None
 
 
+class _Ended:
+    """What is left of an engine."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._counters = engine.counters()
+        self._failure = engine.failure()
+
+    def counters(self) -> dict[str, int]:
+        return dict(self._counters)
+
+    def failure(self) -> tuple[str, bytes, int, str] | None:
+        return self._failure
+
+    def close(self) -> None:
+        pass
+
+    def next_control(self) -> None:
+        return None
+
+    def __getattr__(self, name: str) -> Any:
+        raise _core.EngineClosed(f"{name} after the end")
+
+
 class SenderEndpoint(Endpoint):
     """The side that holds the source.
 
@@ -153,10 +181,13 @@ class SenderEndpoint(Endpoint):
         self, session: SenderSession, engine: SenderEngine, *, guarded: bool = False, observe: Observer | None = None
     ) -> None:
         super().__init__(session, engine)
-        self._sender = engine
         self._guarded = guarded
         self._observe = observe
         self._held: deque[tuple[str, int, Any]] = deque()
+
+    @property
+    def _sender(self) -> SenderEngine:
+        return cast("SenderEngine", self._engine)
 
     def take_control(self) -> Outgoing | None:
         """LIST chunks, LIST-END, at last CLOSED."""
@@ -250,8 +281,11 @@ class ReceiverEndpoint(Endpoint):
     ) -> None:
         super().__init__(session, engine)
         self._final = final
-        self._receiver = engine
         self._observe = observe
+
+    @property
+    def _receiver(self) -> ReceiverEngine:
+        return cast("ReceiverEngine", self._engine)
 
     def take_control(self) -> Outgoing | None:
         """WANT, BASIS, ACK, PROBLEMS, ITEMS, at last DONE."""

@@ -88,6 +88,7 @@ async def _receive(shop: Workshop, served: Served, opening: Open) -> bool:
                 engine.state,
             )
             endpoint = ReceiverEndpoint(session, engine, final=served.totals.of_all_epochs)
+            del engine  # the endpoint alone refers to it
             return await _run(shop, served, endpoint, opened, wake)
 
 
@@ -109,6 +110,7 @@ async def _send(shop: Workshop, served: Served, opening: Open) -> bool:
             data_window=opening.data_window,
         )
         engine.start()
+        del engine  # the endpoint alone refers to it
         return await _run(shop, served, endpoint, Opened(opening.session, opening.epoch, 0, 0), wake)
 
 

@@ -120,7 +120,7 @@ class Baseline:
             now = Held(self._pid)
             return now.fds <= self._before.fds + fds and now.threads <= self._before.threads + threads
 
-        within(15, back, lambda: (vars(Held(self._pid)), vars(self._before), sorted(_fd_targets(self._pid))))
+        within(5, back, lambda: (vars(Held(self._pid)), vars(self._before), sorted(_fd_targets(self._pid))))
 
 
 def _fd_targets(pid: int) -> list[str]:
