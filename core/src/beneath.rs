@@ -203,12 +203,14 @@ pub fn create_at(dir: impl AsFd, name: &[u8]) -> io::Result<OwnedFd> {
     Ok(rustix::fs::openat(dir, name, flags, Mode::RUSR | Mode::WUSR)?)
 }
 
-/// Opens the regular file `name` in `dir` for reading and writing (a partial of ours).
+/// Opens the regular file `name` in `dir` for reading and writing (a partial of ours). What others may have put there is
+/// refused with EINVAL: a file that is not ours, or that has another name as well.
 pub fn open_write_at(dir: impl AsFd, name: &[u8]) -> io::Result<(OwnedFd, Meta)> {
     let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let fd = rustix::fs::openat(dir, name, flags, Mode::empty())?;
-    let meta = stat(&fd)?;
-    if meta.kind != crate::list::REGULAR {
+    let st = rustix::fs::fstat(&fd)?;
+    let meta = Meta::new(&st);
+    if meta.kind != crate::list::REGULAR || st.st_nlink != 1 || st.st_uid != rustix::process::geteuid().as_raw() {
         return Err(Errno::INVAL.into());
     }
     Ok((fd, meta))
@@ -473,8 +475,8 @@ pub fn split(path: &[u8]) -> (&[u8], &[u8]) {
     }
 }
 
-/// BLAKE3 of an open file, read in stretches.
-pub fn hash_file(file: &OwnedFd) -> io::Result<[u8; 32]> {
+/// BLAKE3 of an open file, read in stretches; fails when `stopped` meanwhile.
+pub fn hash_file(file: &OwnedFd, stopped: impl Fn() -> bool) -> io::Result<[u8; 32]> {
     let mut hasher = blake3::Hasher::new();
     let mut buf = crate::buffer::take(STRETCH);
     buf.resize(STRETCH, 0);
@@ -483,6 +485,9 @@ pub fn hash_file(file: &OwnedFd) -> io::Result<[u8; 32]> {
             Ok(0) => break,
             Ok(n) => {
                 hasher.update(&buf[..n]);
+                if stopped() {
+                    return Err(io::ErrorKind::Interrupted.into());
+                }
             }
             Err(Errno::INTR) => {}
             Err(e) => return Err(e.into()),

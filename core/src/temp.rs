@@ -7,9 +7,11 @@
 //!
 //! T is the agent's tag, R is random. NAME is cut so that the whole stays within 255 bytes. No agent lists such names.
 
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::list::COMPONENT_MAX;
+use crate::beneath::stat_at;
+use crate::list::{COMPONENT_MAX, DIRECTORY};
 
 const TEMP: &[u8] = b".sync~";
 const ASIDE: &[u8] = b".aside~";
@@ -66,6 +68,14 @@ impl Namer {
         parse(name)
             .filter(|(.., tag)| *tag == self.tag)
             .map(|(kind, stem, _)| (kind, stem))
+    }
+
+    /// The same of a name in `dir`. Of a swap that was cut short a directory may be left under a temporary file's name:
+    /// that was moved aside.
+    pub fn own_in<'a>(&self, dir: impl AsFd, name: &'a [u8]) -> Option<(Kind, &'a [u8])> {
+        let (kind, stem) = self.own(name)?;
+        let directory = kind == Kind::Temp && stat_at(dir, name).is_ok_and(|m| m.kind == DIRECTORY);
+        Some((if directory { Kind::Aside } else { kind }, stem))
     }
 }
 

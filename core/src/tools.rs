@@ -51,7 +51,7 @@ pub fn hash_file(py: Python<'_>, path: Vec<u8>) -> PyResult<[u8; 32]> {
         let (parent, name) = beneath::split(&path);
         let parent = Root::open(if parent.is_empty() { b"." } else { parent })?;
         let (file, _) = beneath::open_read_at(parent.fd(), name)?;
-        beneath::hash_file(&file)
+        beneath::hash_file(&file, || false)
     })?)
 }
 
@@ -98,10 +98,10 @@ fn sweep_directory(
             continue;
         };
         let done = match namer
-            .own(&name)
+            .own_in(&dir, &name)
             .filter(|(_, stem)| only.is_none_or(|only| only == *stem))
         {
-            Some((Kind::Temp, _)) if meta.kind == DIRECTORY || meta.size >= partial_min => continue,
+            Some((Kind::Temp, _)) if meta.size >= partial_min => continue,
             Some((Kind::Temp, _)) => beneath::unlink_at(&dir, &name),
             Some((Kind::Aside, stem)) => beneath::rename_new_at(&dir, &name, stem),
             None => {

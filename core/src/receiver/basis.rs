@@ -7,8 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::Shared;
-use super::apply::{read_at, target};
+use super::apply::target;
 use super::large::{Basis, Large};
+use super::rw::read_at;
 use super::state::Pending;
 use crate::beneath::{self, lock};
 use crate::buffer;
@@ -23,10 +24,17 @@ pub fn answer(shared: &Shared, chunk: u32, index: u32, partial: Option<Vec<u8>>)
     let Some(pending) = lock(&shared.pending).get(&chunk).cloned() else {
         return;
     };
-    if let Some(temp) = partial
-        && pieces(shared, &pending, index, &temp).is_ok()
-    {
-        return;
+    if let Some(temp) = partial {
+        if pieces(shared, &pending, index, &temp).is_ok() {
+            return;
+        }
+        let (dir, ..) = target(shared, &pending, index);
+        pending.touch(index);
+        let removed = shared
+            .handles()
+            .and_then(|h| h.dir(dir))
+            .and_then(|fd| beneath::unlink_at(&*fd, &temp));
+        drop(removed); // what is not ours to remove stays
     }
     if sign(shared, &pending, index).is_err() {
         send_part(shared, (chunk, index), &unsigned(0, [0; 16]), 0, (&[], &[]), true);
@@ -71,7 +79,7 @@ fn sign(shared: &Shared, pending: &Arc<Pending>, index: u32) -> io::Result<()> {
     let signed = 20 * signature::block_count(size, whole.block_len);
     shared.queue.signed(signed);
     let large = Arc::new(Large::with_basis(Basis { file, size }, signed));
-    lock(&shared.large).insert((pending.n, index), Arc::clone(&large));
+    keep(shared, (pending.n, index), &large);
     let block = u64::from(whole.block_len);
     let signing = Arc::new(Signing {
         pending: Arc::clone(pending),
@@ -132,6 +140,13 @@ impl Signing {
     }
 }
 
+/// Keeps what the file's data will refer to, of which none can be here yet.
+fn keep(shared: &Shared, file: (u32, u32), large: &Arc<Large>) {
+    if lock(&shared.large).insert(file, Arc::clone(large)).is_some() {
+        shared.violation("data for a file whose basis was not said yet");
+    }
+}
+
 /// What all parts of a signature have in common.
 fn unsigned(size: u64, key: [u8; 16]) -> Signature {
     Signature {
@@ -162,7 +177,6 @@ fn pieces(shared: &Shared, pending: &Arc<Pending>, index: u32, temp: &[u8]) -> i
     let dir = shared.handles()?.dir(dir)?;
     let (file, meta) = beneath::open_write_at(&*dir, temp)?;
     if meta.size > entry.size {
-        beneath::unlink_at(&*dir, temp)?;
         return Err(io::ErrorKind::InvalidData.into());
     }
     // Its last piece may be cut short; without a full one there is nothing to continue, but the file serves as well.
@@ -170,6 +184,9 @@ fn pieces(shared: &Shared, pending: &Arc<Pending>, index: u32, temp: &[u8]) -> i
     let mut held = Vec::with_capacity(count as usize);
     let mut buf = buffer::take(PIECE);
     for number in 0..count {
+        if shared.stopped() {
+            return Ok(());
+        }
         let from = u64::from(number) * PIECE as u64;
         buf.resize((meta.size - from).min(PIECE as u64) as usize, 0);
         read_at(&file, from, &mut buf)?;
@@ -180,8 +197,9 @@ fn pieces(shared: &Shared, pending: &Arc<Pending>, index: u32, temp: &[u8]) -> i
     let numbered: Vec<(u32, [u8; 32])> = (0..).zip(held.iter().copied()).collect();
     let mut payload = Vec::new();
     signature::encode_pieces((pending.n, index), &numbered, &mut payload);
-    let large = Large::with_partial(file, temp.to_vec(), held);
-    lock(&shared.large).insert((pending.n, index), Arc::new(large));
+    shared.queue.signed(0);
+    let large = Arc::new(Large::with_partial(file, temp.to_vec(), held));
+    keep(shared, (pending.n, index), &large);
     shared.out.event(("basis", 0, Some(payload)));
     Ok(())
 }

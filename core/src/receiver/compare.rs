@@ -1,6 +1,5 @@
 //! The generator: takes file-list chunks in order, makes directories and symlinks, and says what else to send.
 
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -10,8 +9,8 @@ use super::entries::At;
 use super::outbox::add;
 use super::queue::Input;
 use super::state::{Pending, Place};
-use super::{Before, Shared, problem};
-use crate::beneath::{self, Handles, Root, join, lock};
+use super::{Shared, problem};
+use crate::beneath::{join, lock};
 use crate::list::{self, Chunk, DIRECTORY, Entry, Group, REGULAR};
 
 /// Why a chunk was not finished: the reason was given to `Shared::fail`.
@@ -27,6 +26,7 @@ pub fn run(shared: &Shared) {
         next: 0,
         entries: 0,
         hasher: blake3::Hasher::new(),
+        ended: false,
     };
     while let Some(input) = shared.queue.next_input(|| shared.stopped()) {
         let begun = Instant::now();
@@ -47,6 +47,7 @@ pub struct Generator<'a> {
     next: u32,
     entries: u64,
     hasher: blake3::Hasher,
+    ended: bool,
 }
 
 /// What a chunk's comparison found.
@@ -65,11 +66,21 @@ impl Generator<'_> {
 
     fn chunk(&mut self, n: u32, data: Vec<u8>) -> Step<()> {
         let shared = self.shared;
-        if n != self.next {
+        if n != self.next || self.ended {
             return self.violation("file-list chunks out of order");
         }
         self.hasher.update(&data);
         let chunk = Chunk::parse_untrusted(data).or_else(|what| self.violation(what))?;
+        let columns = [
+            (list::OWNERS, shared.options.owner || shared.options.group),
+            (list::HASHES, shared.options.hashes),
+        ];
+        if columns
+            .iter()
+            .any(|&(flag, asked)| (chunk.flags() & flag != 0) != asked)
+        {
+            return self.violation("a file list without what was asked for, or with more");
+        }
         if n == 0 {
             self.begin(&chunk)?;
         } else if chunk.flags() & list::SINGLE != 0 {
@@ -91,6 +102,10 @@ impl Generator<'_> {
             }
         }
         add(&shared.counters.compared, chunk.entries() as u64);
+        if shared.wants_all {
+            // What a WANT would have to say, the sender does not hear.
+            found.basis.clear();
+        }
         self.announce(n, chunk, numbers, found);
         Ok(())
     }
@@ -132,7 +147,7 @@ impl Generator<'_> {
     }
 
     fn end(&mut self, chunks: u32, entries: u64, hash: [u8; 32]) -> Step<()> {
-        if chunks != self.next || entries != self.entries || *self.hasher.finalize().as_bytes() != hash {
+        if self.ended || chunks != self.next || entries != self.entries || *self.hasher.finalize().as_bytes() != hash {
             return self.violation("the file list does not match its end");
         }
         if self.next == 0 {
@@ -145,77 +160,9 @@ impl Generator<'_> {
         if unfinished && self.shared.single.get().is_none() {
             return self.violation("the file list ended before all its directories did");
         }
+        self.ended = true;
         self.shared.counters.list_done.store(1, Ordering::Release);
         self.shared.queue.ended().or_else(|what| self.violation(what))
-    }
-
-    /// Chunk 0 says what the source is: finds or makes the root that corresponds to it.
-    fn begin(&self, chunk: &Chunk) -> Step<()> {
-        let shared = self.shared;
-        let single = chunk.flags() & list::SINGLE != 0;
-        let Some(group) = chunk
-            .groups()
-            .first()
-            .filter(|g| g.entries > 0 && chunk.path(g).is_empty())
-        else {
-            return self.violation("a file list that does not begin with its root");
-        };
-        let first = chunk.entry(group.start);
-        let fits = if single {
-            chunk.entries() == 1 && first.kind == REGULAR && !first.name.is_empty()
-        } else {
-            first.kind == DIRECTORY && first.name.is_empty()
-        };
-        if !fits {
-            return self.violation("a root of the wrong kind");
-        }
-        let made = self.root(single);
-        match made {
-            Ok(handles) => {
-                let _ = shared.granule.set(handles.as_ref().map_or(1, |h| granule(h.root())));
-                let _ = shared.handles.set(handles);
-                Ok(())
-            }
-            Err((code, e)) => {
-                let errno = e.raw_os_error().unwrap_or(0);
-                let (errno, what) = match (code, errno) {
-                    ("destination-type", libc::EISDIR) => (0, "the source is one file, the destination a directory:"),
-                    ("destination-type", _) => (0, "the source is a directory, the destination a file:"),
-                    _ => (errno, "opening the destination"),
-                };
-                shared.fail(code, &shared.root_path, errno, what);
-                Err(Stop)
-            }
-        }
-    }
-
-    fn root(&self, single: bool) -> Result<Option<Handles>, (&'static str, io::Error)> {
-        let shared = self.shared;
-        let kind_error = |errno| ("destination-type", io::Error::from_raw_os_error(errno));
-        let open_error = |e: io::Error| {
-            let code = match e.raw_os_error() {
-                Some(libc::EROFS) => "destination-read-only",
-                Some(libc::ENOSPC | libc::EDQUOT) => "destination-full",
-                _ => "destination-unwritable",
-            };
-            (code, e)
-        };
-        let parent = |fd: &std::os::fd::OwnedFd| fd.try_clone().map(Root::from_fd);
-        match &shared.before {
-            Before::Directory(_) if single => Err(kind_error(libc::EISDIR)),
-            Before::File(..) if !single => Err(kind_error(libc::ENOTDIR)),
-            Before::Missing(fd, name) | Before::File(fd, name) if single => {
-                let _ = shared.single.set(name.clone());
-                Ok(Some(Handles::new(parent(fd).map_err(open_error)?)))
-            }
-            Before::Missing(..) if shared.options.dry_run => Ok(None),
-            Before::Missing(fd, name) => {
-                beneath::mkdir_at(fd, name).map_err(open_error)?;
-                let root = beneath::open_dir_at(fd, name).map_err(open_error)?;
-                Ok(Some(Handles::new(Root::from_fd(root))))
-            }
-            _ => Ok(Some(Handles::new(Root::open(&shared.root_path).map_err(open_error)?))),
-        }
     }
 
     fn group(&self, dirs: &mut Dirs, chunk: &Chunk, root: bool, group: &Group, found: &mut Found) -> Step<u32> {
@@ -261,6 +208,10 @@ impl Generator<'_> {
                 path: join(&path, entry.name),
             };
             self.entry(dirs, i, &entry, &place, found)?;
+            let wanted = found.wanted.last().is_some_and(|&(last, _)| last == i);
+            if self.shared.wants_all && entry.kind == REGULAR && !wanted {
+                found.wanted.push((i, Place::Nowhere));
+            }
         }
         if group.flags & list::LAST != 0 {
             self.close(&mut dirs.list[number as usize], fd.as_deref());
@@ -322,19 +273,4 @@ impl Generator<'_> {
         }
         Ok(())
     }
-}
-
-/// The coarsest of the usual steps in which the root's file system stores times, in ns; 1 when it cannot be told
-/// without leaving a trace.
-fn granule(root: &Root) -> u32 {
-    const ODD: (i64, u32) = (1_234_567_891, 987_654_321);
-    let Ok(stored) = root.probe_time(ODD.0, ODD.1) else {
-        return 1;
-    };
-    let stored_ns = i128::from(stored.0) * 1_000_000_000 + i128::from(stored.1);
-    let asked_ns = i128::from(ODD.0) * 1_000_000_000 + i128::from(ODD.1);
-    [1, 100, 1_000, 1_000_000, 10_000_000, 1_000_000_000, 2_000_000_000]
-        .into_iter()
-        .find(|&g| asked_ns - asked_ns.rem_euclid(i128::from(g)) == stored_ns)
-        .unwrap_or(1)
 }

@@ -17,6 +17,11 @@ impl Generator<'_> {
         let shared = self.shared;
         let read = |dir: &mut Dir| -> io::Result<()> {
             let fd = shared.handles()?.root().open_dir(&dir.path)?;
+            // A directory that can be read but not searched shows names and nothing else.
+            let mode = beneath::stat(&fd)?.mode;
+            if mode & 0o100 == 0 && !shared.privileged && !shared.options.dry_run && shared.open_up(&fd).is_ok() {
+                dir.touched.store(true, Ordering::Release);
+            }
             dir.unlisted.clear();
             beneath::each_name(&fd, |name| {
                 dir.unlisted.insert(name.into());
@@ -61,7 +66,7 @@ impl Generator<'_> {
             .cloned()
             .collect();
         for name in ours {
-            match shared.namer.own(&name) {
+            match shared.namer.own_in(fd, &name) {
                 None => {
                     dir.unlisted.remove(&name);
                 }
@@ -72,11 +77,14 @@ impl Generator<'_> {
                     if !shared.options.dry_run
                         && let Some(older) = dir.partials.insert(stem.into(), name.to_vec())
                     {
-                        let _ = beneath::unlink_at(fd, &older);
+                        let _ = shared.in_dir(fd, || beneath::unlink_at(fd, &older));
+                        dir.touched.store(true, Ordering::Release);
                     }
                 }
                 Some((Kind::Aside, stem)) => {
-                    if !shared.options.dry_run && beneath::rename_new_at(fd, &name, stem).is_ok() {
+                    if !shared.options.dry_run && shared.in_dir(fd, || beneath::rename_new_at(fd, &name, stem)).is_ok()
+                    {
+                        dir.touched.store(true, Ordering::Release);
                         dir.unlisted.remove(&name);
                         dir.unlisted.insert(stem.into());
                     }
@@ -90,9 +98,8 @@ impl Generator<'_> {
         dir.listed = HashSet::new();
         if let Some(fd) = fd {
             for temp in dir.partials.values() {
-                if beneath::unlink_at(fd, temp).is_ok() {
-                    dir.touched.store(true, Ordering::Release);
-                }
+                let _ = self.shared.in_dir(fd, || beneath::unlink_at(fd, temp));
+                dir.touched.store(true, Ordering::Release);
             }
         }
         dir.partials = HashMap::new();

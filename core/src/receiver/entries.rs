@@ -2,13 +2,15 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::atomic::Ordering;
 
 use super::compare::{Found, Generator, Step};
 use super::dirs::{Dirs, Here};
 use super::itemize::{self, Differs};
 use super::outbox::add;
 use super::state::Place;
-use super::{Aside, Before, finish, problem};
+use super::survey::survey;
+use super::{Aside, Before, problem};
 use crate::beneath::{self, Meta, hash_file, lock, split};
 use crate::list::{DIRECTORY, Entry, OTHER, REGULAR, SYMLINK, UNREADABLE};
 use crate::piece::PIECE;
@@ -50,6 +52,14 @@ impl Generator<'_> {
 
     pub(super) fn entry(&self, dirs: &mut Dirs, i: u32, entry: &Entry<'_>, at: &At<'_>, found: &mut Found) -> Step<()> {
         let shared = self.shared;
+        if shared.single.get().is_none() {
+            // No sender lists these. An entry that a filter protects here is not the peer's to write either.
+            let filter = &shared.options.filter;
+            let excluded = !filter.is_empty() && filter.excludes(&at.path, entry.kind == DIRECTORY);
+            if excluded || temp::parse(entry.name).is_some() {
+                return self.violation("an entry that was to be left out");
+            }
+        }
         let dir = &mut dirs.list[at.dir as usize];
         let listed_here = dir.unlisted.remove(entry.name);
         if dir.here == Here::Blocked {
@@ -115,9 +125,9 @@ impl Generator<'_> {
                     },
                     _ => Here::Absent,
                 };
+                dirs.touch(at.dir);
                 if here != Here::Blocked {
                     add(&shared.counters.dirs, 1);
-                    dirs.touch(at.dir);
                     self.item(b'c', &at.path, entry, true, Differs::default());
                 }
                 (here, false)
@@ -133,10 +143,10 @@ impl Generator<'_> {
     fn make(&self, fd: &OwnedFd, name: &[u8], at: &At<'_>, meta: Option<Meta>) -> io::Result<()> {
         let shared = self.shared;
         if meta.is_none() {
-            return beneath::mkdir_at(fd, name);
+            return shared.in_dir(fd, || beneath::mkdir_at(fd, name));
         }
         let aside = shared.namer.name(Kind::Aside, name);
-        beneath::rename_new_at(fd, name, &aside)?;
+        shared.in_dir(fd, || beneath::rename_new_at(fd, name, &aside))?;
         if let Err(e) = beneath::mkdir_at(fd, name) {
             beneath::rename_new_at(fd, &aside, name)?;
             return Err(e);
@@ -144,6 +154,7 @@ impl Generator<'_> {
         let dir = split(&at.path).0.to_vec();
         let name = name.to_vec();
         lock(&shared.asides).push(Aside { dir, name, aside });
+        shared.replaced.fetch_add(1, Ordering::Release);
         Ok(())
     }
 
@@ -264,30 +275,47 @@ impl Generator<'_> {
         } else {
             shared.namer.name(Kind::Temp, entry.name)
         };
-        beneath::symlink_at(entry.target, fd, &temp)?;
-        let (uid, gid) = shared.owners(entry.uid, entry.gid);
-        if uid.is_some() || gid.is_some() {
-            shared.forgive(beneath::chown_at(fd, &temp, uid, gid))?;
+        shared.in_dir(fd, || beneath::symlink_at(entry.target, fd, &temp))?;
+        let set = || {
+            let (uid, gid) = shared.owners(entry.uid, entry.gid);
+            if uid.is_some() || gid.is_some() {
+                shared.forgive(beneath::chown_at(fd, &temp, uid, gid))?;
+            }
+            beneath::set_mtime_at(fd, &temp, entry.mtime_s, entry.mtime_ns)?;
+            if place == Place::Absent {
+                return Ok(());
+            }
+            shared.commit(fd, split(&at.path).0, &temp, entry.name, place)
+        };
+        let done = set();
+        if done.is_err() && place != Place::Absent {
+            let _ = beneath::unlink_at(fd, &temp);
         }
-        beneath::set_mtime_at(fd, &temp, entry.mtime_s, entry.mtime_ns)?;
-        if place == Place::Absent {
-            return Ok(());
-        }
-        let dir = split(&at.path).0;
-        shared.commit(fd, dir, &temp, entry.name, place)
+        done
     }
 
     /// Whether the directory at `at` may make room for something else: it is empty, or deletion was asked for and
     /// nothing in it is protected by a filter.
     fn replaceable(&self, at: &At<'_>, name: &[u8]) -> io::Result<()> {
         let Some(fd) = at.fd else { return Ok(()) };
-        let inside = finish::survey(self.shared, fd, name, &at.path)?;
-        let empty = inside.entries.len() == 1 && !inside.protected;
-        if empty || (self.shared.options.delete && !inside.protected) {
-            Ok(())
-        } else {
-            Err(io::Error::from_raw_os_error(libc::ENOTEMPTY))
+        let shared = self.shared;
+        let inside = survey(shared, fd, name, &at.path)?;
+        let empty = inside.entries.len() == 1;
+        if inside.protected || !(empty || shared.options.delete) {
+            return Err(io::Error::from_raw_os_error(libc::ENOTEMPTY));
         }
+        shared
+            .replaced
+            .fetch_add(inside.entries.len() as u64, Ordering::Release);
+        if shared.options.dry_run {
+            add(&shared.counters.deleted, inside.entries.len() as u64);
+            for (path, directory) in &inside.entries[1..] {
+                if shared.options.itemize {
+                    shared.out.item(&itemize::deleting(path, *directory));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// What differs between an entry's attributes and what is there; size and content excepted.
@@ -299,7 +327,11 @@ impl Generator<'_> {
                 .same_time((entry.mtime_s, entry.mtime_ns), (meta.mtime_s, meta.mtime_ns)),
             mode: entry.mode != meta.mode,
             owner: options.owner && self.shared.privileged && entry.uid != meta.uid,
-            group: options.group && entry.gid != meta.gid,
+            group: self
+                .shared
+                .owners(entry.uid, entry.gid)
+                .1
+                .is_some_and(|gid| gid != meta.gid),
             ..Differs::default()
         }
     }
@@ -308,7 +340,7 @@ impl Generator<'_> {
         let Some(fd) = at.fd else { return false };
         let hash = || -> io::Result<[u8; 32]> {
             let (file, _) = beneath::open_read_at(fd, entry.name)?;
-            hash_file(&file)
+            hash_file(&file, || self.shared.stopped())
         };
         hash().is_ok_and(|hash| hash == entry.hash)
     }

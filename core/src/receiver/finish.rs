@@ -1,78 +1,23 @@
 //! The end of a session: deletions on proof, then directory metadata, deepest first.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
 
+use super::asides::remove_asides;
 use super::dirs::{Dir, Dirs, Here};
 use super::outbox::add;
+use super::survey::survey;
 use super::{Before, Shared, itemize, problem};
 use crate::beneath::{self, join, lock};
-use crate::list::DIRECTORY;
-
-/// What removing one entry would remove, parents before children.
-pub struct Survey {
-    /// Paths below the root, and whether each is a directory.
-    pub entries: Vec<(Vec<u8>, bool)>,
-    /// Something in it is protected by a filter: that, and the directories it is in, are not among `entries`.
-    pub protected: bool,
-}
-
-/// Lists `name` in `dir` (whose path below the root is `path`) with everything below it. Iterative: depth is bounded
-/// by nothing but the tree. Handles are reopened level by level, so few are open at a time.
-pub fn survey(shared: &Shared, dir: impl AsFd, name: &[u8], path: &[u8]) -> io::Result<Survey> {
-    let meta = beneath::stat_at(&dir, name)?;
-    let directory = meta.kind == DIRECTORY;
-    let mut survey = Survey {
-        entries: Vec::new(),
-        protected: false,
-    };
-    if shared.options.filter.excludes(path, directory) {
-        survey.protected = true;
-        return Ok(survey);
-    }
-    survey.entries.push((path.to_vec(), directory));
-    let mut kept: Vec<Vec<u8>> = Vec::new();
-    let mut at = 0;
-    while at < survey.entries.len() {
-        let (here, directory) = survey.entries[at].clone();
-        at += 1;
-        if !directory {
-            continue;
-        }
-        let below = &here[path.len()..];
-        let fd = if below.is_empty() {
-            beneath::open_dir_at(&dir, name)?
-        } else {
-            beneath::Root::from_fd(beneath::open_dir_at(&dir, name)?).open_dir(&below[1..])?
-        };
-        let mut names = Vec::new();
-        beneath::each_name(&fd, |n| names.push(n.to_vec()))?;
-        for n in names {
-            let inner = join(&here, &n);
-            let directory = beneath::stat_at(&fd, &n)?.kind == DIRECTORY;
-            if shared.options.filter.excludes(&inner, directory) {
-                survey.protected = true;
-                kept.push(inner);
-            } else {
-                survey.entries.push((inner, directory));
-            }
-        }
-    }
-    // A directory that holds something protected stays.
-    survey.entries.retain(|(entry, directory)| {
-        !directory
-            || !kept
-                .iter()
-                .any(|k| k.starts_with(entry) && k.get(entry.len()) == Some(&b'/'))
-    });
-    Ok(survey)
-}
 
 /// Runs when every wanted entry was resolved and the list had ended well.
 pub fn run(shared: &Shared) {
     let dirs = std::mem::take(&mut *lock(&shared.dirs));
     if shared.options.delete && !delete(shared, &dirs) {
+        return;
+    }
+    if shared.stopped() {
         return;
     }
     remove_asides(shared);
@@ -132,15 +77,12 @@ fn delete(shared: &Shared, dirs: &Dirs) -> bool {
         );
         return false;
     }
-    let asides = lock(&shared.asides).len() as u64;
+    let count = planned.len() as u64 + shared.replaced.load(Ordering::Acquire);
     if let Some(most) = options.max_delete
         && !options.force
-        && planned.len() as u64 + asides > most
+        && count > most
     {
-        let what = format!(
-            "{} entries would be deleted, more than {most}",
-            planned.len() as u64 + asides
-        );
+        let what = format!("{count} entries would be deleted, more than {most}");
         shared.fail("max-delete", &shared.root_path, 0, &what);
         return false;
     }
@@ -158,16 +100,17 @@ fn carry_out(shared: &Shared, planned: &[(Vec<u8>, bool)], dirs: &Dirs) {
             return;
         }
         if !shared.options.dry_run {
-            if let Err(e) = remove(shared, path, *directory) {
-                shared.trouble(problem::NOT_DELETED, path, &e);
-                continue;
-            }
+            let removed = remove(shared, path, *directory);
             let (parent, _) = beneath::split(path);
             if touched != Some(parent) {
                 touched = Some(parent);
                 if let Some(number) = dirs.find(parent) {
                     dirs.touch(number);
                 }
+            }
+            if let Err(e) = removed {
+                shared.trouble(problem::NOT_DELETED, path, &e);
+                continue;
             }
         }
         add(&shared.counters.deleted, 1);
@@ -177,52 +120,20 @@ fn carry_out(shared: &Shared, planned: &[(Vec<u8>, bool)], dirs: &Dirs) {
     }
 }
 
-fn remove(shared: &Shared, path: &[u8], directory: bool) -> io::Result<()> {
+/// Removes one entry; one that is gone already is fine.
+pub fn remove(shared: &Shared, path: &[u8], directory: bool) -> io::Result<()> {
     let (parent, name) = beneath::split(path);
     let fd = shared.handles()?.dir(parent)?;
-    let unlink = || {
-        if directory {
-            beneath::rmdir_at(&*fd, name)
-        } else {
-            beneath::unlink_at(&*fd, name)
-        }
-    };
-    let mut result = unlink();
-    if result.as_ref().is_err_and(|e| e.raw_os_error() == Some(libc::EACCES)) {
-        // the directory goes too, being read-only does not save what is in it
-        let mode = beneath::stat(&*fd)?.mode;
-        if mode & 0o300 != 0o300 && beneath::chmod(&*fd, mode | 0o700).is_ok() {
-            result = unlink();
-        }
-    }
+    let result = shared.in_dir(&fd, || match directory {
+        true => beneath::rmdir_at(&*fd, name),
+        false => beneath::unlink_at(&*fd, name),
+    });
     if directory {
         shared.handles()?.forget(path);
     }
     match result {
         Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(()),
         other => other,
-    }
-}
-
-/// Removes what made room for another type.
-fn remove_asides(shared: &Shared) {
-    for aside in std::mem::take(&mut *lock(&shared.asides)) {
-        let stood = join(&aside.dir, &aside.name);
-        let stands = join(&aside.dir, &aside.aside);
-        let removed = shared.handles().and_then(|h| h.dir(&aside.dir)).and_then(|fd| {
-            for (path, directory) in survey(shared, &*fd, &aside.aside, &stands)?.entries.iter().rev() {
-                remove(shared, path, *directory)?;
-                add(&shared.counters.deleted, 1);
-                if shared.options.itemize && path.len() > stands.len() {
-                    let shown = join(&stood, &path[stands.len() + 1..]);
-                    shared.out.item(&itemize::deleting(&shown, *directory));
-                }
-            }
-            Ok(())
-        });
-        if let Err(e) = removed {
-            shared.trouble(problem::NOT_DELETED, &stood, &e);
-        }
     }
 }
 
@@ -253,43 +164,5 @@ fn metadata(shared: &Shared, dir: &Dir) {
     };
     if let Err(e) = set() {
         shared.trouble(problem::METADATA, &dir.path, &e);
-    }
-}
-
-/// The session failed or was cancelled: puts back what stood aside, removes temporary files, keeps large partials.
-pub fn roll_back(shared: &Shared) {
-    for aside in std::mem::take(&mut *lock(&shared.asides)) {
-        let Ok(fd) = shared.handles().and_then(|h| h.dir(&aside.dir)) else {
-            continue;
-        };
-        // A directory that replaced a file goes back only while nothing came into it; a file that replaced a
-        // directory is sent again.
-        let cleared = match beneath::stat_at(&*fd, &aside.name) {
-            Ok(meta) if meta.kind == DIRECTORY => beneath::rmdir_at(&*fd, &aside.name),
-            Ok(_) => beneath::unlink_at(&*fd, &aside.name),
-            Err(e) => Err(e),
-        };
-        let missing = matches!(&cleared, Err(e) if e.raw_os_error() == Some(libc::ENOENT));
-        if cleared.is_ok() || missing {
-            let _ = beneath::rename_new_at(&*fd, &aside.aside, &aside.name);
-        } else if !matches!(beneath::stat_at(&*fd, &aside.aside), Ok(meta) if meta.kind == DIRECTORY) {
-            let _ = beneath::unlink_at(&*fd, &aside.aside);
-        }
-    }
-    let large = std::mem::take(&mut *lock(&shared.large));
-    for ((chunk, index), large) in large {
-        let Some((file, temp)) = large.abandon() else {
-            continue;
-        };
-        let keep = beneath::stat(&*file).is_ok_and(|m| m.size >= shared.options.partial_min);
-        let pending = lock(&shared.pending).get(&chunk).cloned();
-        if let (false, Some(pending)) = (keep, pending) {
-            let (dir, ..) = super::apply::target(shared, &pending, index);
-            let removed = shared
-                .handles()
-                .and_then(|h| h.dir(dir))
-                .and_then(|fd| beneath::unlink_at(&*fd, &temp));
-            drop(removed);
-        }
     }
 }

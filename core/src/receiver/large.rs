@@ -26,20 +26,25 @@ pub struct Large {
     pub basis: Option<Basis>,
     /// Hashes of the pieces that a partial holds, as read from disk.
     pub held: Vec<[u8; 32]>,
-    /// Bytes of the signature that the sender holds.
-    pub signed: u64,
+    /// Bytes of the signature that the sender holds; None without a BASIS.
+    pub signed: Option<u64>,
     /// Held while a piece is written: the kernel lets one writer at a file, and has the others spin.
     pub writing: Mutex<()>,
     inner: Mutex<Inner>,
 }
 
+/// A temporary file and its name.
+type Temp = (Arc<OwnedFd>, Vec<u8>);
+
 #[derive(Default)]
 struct Inner {
-    file: Option<(Arc<OwnedFd>, Vec<u8>)>,
+    file: Option<Temp>,
     size: Option<u64>,
     hashes: Vec<Option<[u8; 32]>>,
     have: usize,
     end: Option<Record>,
+    /// Instead of END: how many pieces the sender sent before it had trouble.
+    sent: Option<u32>,
     broken: bool,
 }
 
@@ -49,7 +54,7 @@ pub enum Progress {
     Partly,
     /// Everything is here and fits its hash: the temporary file to commit, and the END record.
     Whole(Arc<OwnedFd>, Vec<u8>, Record),
-    /// Everything came, but a part of it could not be kept; the problem was reported.
+    /// Everything that will come came, but not all of it was sent or could be kept; the problem was reported.
     Broken,
     /// Everything came, but it is not the file that was sent.
     Wrong,
@@ -60,7 +65,7 @@ impl Large {
     pub fn with_basis(basis: Basis, signed: u64) -> Self {
         Self {
             basis: Some(basis),
-            signed,
+            signed: Some(signed),
             ..Self::default()
         }
     }
@@ -73,6 +78,7 @@ impl Large {
         };
         Self {
             held,
+            signed: Some(0),
             inner: Mutex::new(inner),
             ..Self::default()
         }
@@ -93,7 +99,7 @@ impl Large {
         Ok(Some(file))
     }
 
-    /// Checks that a PIECE or END fits what came before. The length of its piece.
+    /// Checks that a PIECE fits what came before. The length of its piece.
     pub fn check_untrusted(&self, record: &Record) -> Result<usize, &'static str> {
         let mut inner = lock(&self.inner);
         if record.size <= PIECE as u64 {
@@ -127,22 +133,49 @@ impl Large {
     }
 
     /// END came.
-    pub fn end(&self, record: &Record) -> Progress {
+    pub fn end_untrusted(&self, record: &Record) -> Result<Progress, &'static str> {
         let mut inner = lock(&self.inner);
+        if record.size <= PIECE as u64 {
+            return Err("a file that is too small for pieces");
+        }
+        if *inner.size.get_or_insert(record.size) != record.size {
+            return Err("pieces that disagree on their file's size");
+        }
+        if inner.end.is_some() || inner.sent.is_some() {
+            return Err("an END that came twice");
+        }
         inner.end = Some(*record);
-        inner.progress()
+        Ok(inner.progress())
     }
 
-    /// The partial file, to be removed or kept: nothing is added to it any more.
-    pub fn abandon(&self) -> Option<(Arc<OwnedFd>, Vec<u8>)> {
+    /// The sender had trouble behind so many pieces: these come yet, or did.
+    pub fn give_up_untrusted(&self, sent: u32) -> Result<Progress, &'static str> {
         let mut inner = lock(&self.inner);
+        if inner.end.is_some() || inner.sent.is_some() {
+            return Err("an END that came twice");
+        }
+        inner.sent = Some(sent);
         inner.broken = true;
-        inner.file.take()
+        Ok(inner.progress())
+    }
+
+    /// The partial file, to be removed or kept: nothing is added to it any more. And whether this is the first trouble
+    /// with it.
+    pub fn abandon(&self) -> (bool, Option<Temp>) {
+        let mut inner = lock(&self.inner);
+        (!std::mem::replace(&mut inner.broken, true), inner.file.take())
     }
 }
 
 impl Inner {
     fn progress(&mut self) -> Progress {
+        if let Some(sent) = self.sent {
+            return if self.have < sent as usize {
+                Progress::Partly
+            } else {
+                Progress::Broken
+            };
+        }
         let (Some(end), Some(size)) = (self.end, self.size) else {
             return Progress::Partly;
         };

@@ -1,11 +1,13 @@
 //! The receiver: compares a file list with one destination tree, asks for what differs, applies it.
 //!
 //! One *generator* thread takes chunks in order (`compare`), so that a directory is there before what is in it. A pool
-//! of *workers* computes signatures (`basis`), applies data (`apply`, `large`) and at last finishes (`finish`). Calls from
+//! of *workers* computes signatures (`basis`), applies data (`whole`, `pieces`) and at last finishes (`finish`). Calls from
 //! Python only move things in and out of queues.
 
 mod apply;
+mod asides;
 mod basis;
+mod commit;
 mod compare;
 mod dirs;
 mod enter;
@@ -14,27 +16,33 @@ mod finish;
 mod itemize;
 mod large;
 mod outbox;
+mod pieces;
 mod python;
 mod queue;
+mod root;
+mod rw;
 mod state;
+mod survey;
+mod whole;
 
 pub use outbox::unpack_problems_untrusted;
 pub use python::Receiver;
 
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock};
 
-use crate::beneath::{self, Handles, lock};
+use crate::beneath::{Handles, lock};
 use crate::filter::Filter;
-use crate::temp::{Kind, Namer};
+use crate::temp::Namer;
+use asides::Aside;
 use dirs::Dirs;
 use large::Large;
 use outbox::{Counters, Outbox};
 use queue::Queue;
-use state::{Pending, Place};
+use state::Pending;
 
 /// What Python chose for one session.
 pub struct Options {
@@ -69,16 +77,6 @@ pub mod problem {
     pub const MAX: u8 = 12;
 }
 
-/// An entry that stands under an aside name: put back if the session fails, removed when it finishes.
-pub struct Aside {
-    /// Its directory's path.
-    pub dir: Vec<u8>,
-    /// Where it stood, and where what replaced it stands.
-    pub name: Vec<u8>,
-    /// Where it stands now.
-    pub aside: Vec<u8>,
-}
-
 /// The destination before the session.
 pub enum Before {
     /// Nothing; its parent, and the name to make there.
@@ -101,6 +99,8 @@ pub struct Shared {
     pub namer: Namer,
     /// Whether this process may give files away.
     pub privileged: bool,
+    /// To which groups it may give them otherwise.
+    pub groups: Vec<u32>,
     /// The root was missing or empty: everything is wanted, no WANT is sent.
     pub wants_all: bool,
     /// The step in which the destination stores times, in ns.
@@ -112,6 +112,8 @@ pub struct Shared {
     pub large: Mutex<HashMap<(u32, u32), std::sync::Arc<Large>>>,
     pub dirs: Mutex<Dirs>,
     pub asides: Mutex<Vec<Aside>>,
+    /// Entries in directories that make room for something else: deletions, too.
+    pub replaced: AtomicU64,
     pub failure: Mutex<Option<Failure>>,
     pub stop: AtomicBool,
     /// The destination is full: what still comes is dropped, deletions run, then the session fails.
@@ -145,10 +147,11 @@ impl Shared {
         self.stop.load(Ordering::Acquire)
     }
 
-    /// The owners to set, where that was asked for.
+    /// The owners to set, where that was asked for and is possible.
     pub fn owners(&self, uid: u32, gid: u32) -> (Option<u32>, Option<u32>) {
         let uid = (self.options.owner && self.privileged).then_some(uid);
-        (uid, self.options.group.then_some(gid))
+        let gid = (self.options.group && (self.privileged || self.groups.contains(&gid))).then_some(gid);
+        (uid, gid)
     }
 
     /// An ordinary user may give files to no one and only to groups of their own: as with rsync, what is refused to
@@ -165,31 +168,6 @@ impl Shared {
         let granule = i128::from(self.granule.get().copied().unwrap_or(1));
         let floor = |(s, ns): (i64, u32)| (i128::from(s) * 1_000_000_000 + i128::from(ns)).div_euclid(granule);
         listed == stored || floor(listed) == floor(stored)
-    }
-
-    /// Puts `temp` in the place of `name`, which held what `place` says when it was compared. A directory that makes
-    /// room stays aside until the session finishes.
-    pub fn commit(&self, fd: impl AsFd, dir: &[u8], temp: &[u8], name: &[u8], place: Place) -> io::Result<()> {
-        match place {
-            Place::Absent => beneath::rename_new_at(fd, temp, name),
-            Place::File => beneath::rename_at(fd, temp, name),
-            Place::Directory => {
-                let aside = self.namer.name(Kind::Aside, name);
-                if beneath::exchange_at(&fd, temp, name, &aside)? {
-                    beneath::rename_new_at(&fd, temp, &aside)?;
-                }
-                if let Ok(handles) = self.handles() {
-                    handles.forget(&beneath::join(dir, name));
-                }
-                let aside = Aside {
-                    dir: dir.to_vec(),
-                    name: name.to_vec(),
-                    aside,
-                };
-                lock(&self.asides).push(aside);
-                Ok(())
-            }
-        }
     }
 
     /// Trouble with one path: a problem, or the end of the session where it is the whole destination's.

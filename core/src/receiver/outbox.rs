@@ -9,8 +9,8 @@ use crate::beneath::lock;
 use crate::list::u32_at;
 use crate::wake::Wake;
 
-/// Itemized lines that wait to be sent; a generator that is further ahead waits for them.
-const ITEMS_MAX: usize = 4 << 20;
+/// Bytes of itemized lines, and of problems, that wait to be sent; who has more to say waits.
+const TEXT_MAX: usize = 4 << 20;
 /// One PROBLEMS or ITEMS payload at the most: well below any frame limit.
 const PAYLOAD_MAX: usize = 256 << 10;
 
@@ -111,6 +111,8 @@ impl Outbox {
 
     /// Nobody takes events any more: nobody waits for room.
     pub fn abandon(&self) {
+        // Under the lock: not between a waiter's look at the flag and its wait.
+        let _waiting = lock(&self.waiting);
         self.abandoned.store(true, Ordering::Release);
         self.room.notify_all();
     }
@@ -121,10 +123,20 @@ impl Outbox {
         self.wake.signal();
     }
 
-    /// One path's trouble.
+    /// The queues, once there is room in the one that `full` looks at, or nobody takes events any more.
+    fn roomy(&self, full: impl Fn(&Waiting) -> bool) -> std::sync::MutexGuard<'_, Waiting> {
+        let mut waiting = lock(&self.waiting);
+        while full(&waiting) && !self.abandoned.load(Ordering::Acquire) {
+            let woken = self.room.wait(waiting);
+            waiting = woken.unwrap_or_else(std::sync::PoisonError::into_inner);
+        }
+        waiting
+    }
+
+    /// One path's trouble. Waits while too many wait already.
     pub fn problem(&self, counters: &Counters, code: u8, errno: i32, path: &[u8]) {
         add(&counters.problems, 1);
-        let mut waiting = lock(&self.waiting);
+        let mut waiting = self.roomy(|w| w.problems.len() >= TEXT_MAX);
         waiting.problems.extend_from_slice(&[code, 0, 0, 0]);
         waiting.problems.extend_from_slice(&errno.to_le_bytes());
         waiting.problems.extend_from_slice(&(path.len() as u32).to_le_bytes());
@@ -135,13 +147,7 @@ impl Outbox {
 
     /// One itemized line, without its NUL. Waits while too many wait already.
     pub fn item(&self, line: &[u8]) {
-        let mut waiting = lock(&self.waiting);
-        while waiting.items.len() >= ITEMS_MAX && !self.abandoned.load(Ordering::Acquire) {
-            waiting = self
-                .room
-                .wait(waiting)
-                .unwrap_or_else(std::sync::PoisonError::into_inner);
-        }
+        let mut waiting = self.roomy(|w| w.items.len() >= TEXT_MAX);
         waiting.items.extend_from_slice(line);
         waiting.items.push(0);
         drop(waiting);
@@ -191,6 +197,7 @@ impl Outbox {
         if !waiting.problems.is_empty() {
             let cut = problem_cut(&waiting.problems);
             let rest = waiting.problems.split_off(cut);
+            self.room.notify_all();
             return Some(("problems", 0, Some(std::mem::replace(&mut waiting.problems, rest))));
         }
         let ack_due = waiting.data_credit - waiting.data_acked >= self.ack_every || !waiting.forget.is_empty();
@@ -309,5 +316,34 @@ mod tests {
         assert_eq!(seen, 20);
         assert!(unpack_problems_untrusted(&[1, 0, 0]).is_err());
         assert!(unpack_problems_untrusted(&[5, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0]).is_err());
+    }
+
+    #[test]
+    fn who_has_too_much_to_say_waits_until_it_is_taken_or_nobody_listens() {
+        for _ in 0..50 {
+            let counters = Counters::default();
+            let out = Outbox::new(Wake::new(-1), 0, 0);
+            let said = AtomicU64::new(0);
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    for _ in 0..100 {
+                        out.problem(&counters, problem::WRITE, 5, &[b'x'; 60_000]);
+                        add(&said, 1);
+                    }
+                });
+                scope.spawn(|| {
+                    for _ in 0..100 {
+                        out.item(&[b'x'; 60_000]);
+                        add(&said, 1);
+                    }
+                });
+                while said.load(Ordering::Relaxed) < 140 {
+                    std::thread::yield_now();
+                }
+                out.next(&counters);
+                out.abandon();
+            });
+            assert_eq!(said.load(Ordering::Relaxed), 200);
+        }
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
 
@@ -13,7 +13,7 @@ use pyo3::types::{IntoPyDict, PyDict};
 
 use super::outbox::{Counters, Outbox};
 use super::queue::{Input, Queue};
-use super::{Before, Options, Shared, apply, compare, finish};
+use super::{Before, Options, Shared, apply, asides, compare};
 use crate::beneath::{self, Root, lock};
 use crate::buffer::Buffer;
 use crate::filter::Filter;
@@ -93,6 +93,7 @@ impl Receiver {
             let shared = Arc::new(Shared {
                 wants_all: empty && !options.dry_run,
                 privileged: rustix::process::geteuid().is_root(),
+                groups: groups(),
                 options,
                 root_path: root,
                 before,
@@ -107,18 +108,21 @@ impl Receiver {
                 large: Mutex::new(HashMap::new()),
                 dirs: Mutex::default(),
                 asides: Mutex::default(),
+                replaced: AtomicU64::new(0),
                 failure: Mutex::new(None),
                 stop: AtomicBool::new(false),
                 full: AtomicBool::new(false),
             });
-            let mut running = vec![spawn("recv-list", &shared, compare::run)?];
-            for _ in 0..threads {
-                running.push(spawn("recv-apply", &shared, apply::run)?);
-            }
-            Ok(Self {
+            // Dropped when a thread cannot be started, it ends those that were.
+            let receiver = Self {
                 shared,
-                threads: Mutex::new(running),
-            })
+                threads: Mutex::default(),
+            };
+            receiver.run("recv-list", compare::run)?;
+            for _ in 0..threads {
+                receiver.run("recv-apply", apply::run)?;
+            }
+            Ok(receiver)
         })
     }
 
@@ -152,8 +156,11 @@ impl Receiver {
                 self.shared.violation(what);
                 PeerViolation::new_err(what)
             })?;
-            self.shared.queue.data(last, data);
-            Ok(())
+            let taken = self.shared.queue.data(last, data);
+            taken.map_err(|what| {
+                self.shared.violation(what);
+                PeerViolation::new_err(what)
+            })
         })
     }
 
@@ -188,6 +195,19 @@ impl Receiver {
         payload.take_memory()
     }
 
+    /// Starts a thread whose panic, a defect, ends the session instead of hanging it.
+    fn run(&self, name: &str, work: fn(&Shared)) -> io::Result<()> {
+        let shared = Arc::clone(&self.shared);
+        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+            let guarded = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(&shared)));
+            if guarded.is_err() {
+                shared.fail("internal", &shared.root_path, 0, "a receiver thread panicked");
+            }
+        })?;
+        lock(&self.threads).push(thread);
+        Ok(())
+    }
+
     fn stop(&self) {
         self.shared.stop.store(true, std::sync::atomic::Ordering::Release);
         self.shared.queue.wake_all();
@@ -200,7 +220,7 @@ impl Receiver {
             // A panic was reported by its own guard.
             let _ = thread.join();
         }
-        finish::roll_back(&self.shared);
+        asides::roll_back(&self.shared);
     }
 }
 
@@ -208,17 +228,6 @@ impl Drop for Receiver {
     fn drop(&mut self) {
         self.stop();
     }
-}
-
-/// Starts a thread whose panic, a defect, ends the session instead of hanging it.
-fn spawn(name: &str, shared: &Arc<Shared>, work: fn(&Shared)) -> io::Result<JoinHandle<()>> {
-    let shared = Arc::clone(shared);
-    std::thread::Builder::new().name(name.to_owned()).spawn(move || {
-        let guarded = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(&shared)));
-        if guarded.is_err() {
-            shared.fail("internal", &shared.root_path.clone(), 0, "a receiver thread panicked");
-        }
-    })
 }
 
 /// What is at the destination's own path, which the user chose: its last component may be a symlink.
@@ -266,4 +275,11 @@ fn has_partial(parent: &std::os::fd::OwnedFd, name: &[u8], namer: &Namer) -> boo
         })
     });
     looked.is_ok() && found
+}
+
+/// The groups that this process may give its files to.
+fn groups() -> Vec<u32> {
+    let mut groups = rustix::process::getgroups().unwrap_or_default();
+    groups.push(rustix::process::getegid());
+    groups.into_iter().map(rustix::process::Gid::as_raw).collect()
 }

@@ -45,6 +45,8 @@ struct Jobs {
     workers: usize,
     /// Bytes of signatures that were sent for files that are not resolved: the sender holds them.
     signed: u64,
+    /// How many these are, continued partials included: for each a file is open here.
+    bases: usize,
 }
 
 /// Queues of one receiver, under one lock: nothing here takes long.
@@ -56,6 +58,8 @@ pub struct Queue {
 
 /// Signatures that a sender holds at once, in bytes: enough for a file of 400 GB, or 5,000 of 1 MB.
 const SIGNED_MAX: u64 = 64 << 20;
+/// Files that are open as a basis at once: a process has as few as 1,024 handles, and not for one session alone.
+const BASES_MAX: usize = 256;
 /// Threads look at the stop flag at least this often, should a wake-up be lost.
 const LOOK_UP: Duration = Duration::from_millis(500);
 
@@ -101,15 +105,19 @@ impl Queue {
         self.workers.notify_all();
     }
 
-    /// For a worker: DATA whose records refer to chunks up to `last`; it waits until that one was compared.
-    pub fn data(&self, last: u32, payload: Vec<u8>) {
+    /// For a worker: DATA whose records refer to chunks up to `last`; it waits until that one was compared. Err when that
+    /// one was never listed.
+    pub fn data(&self, last: u32, payload: Vec<u8>) -> Result<(), &'static str> {
         let mut jobs = lock(&self.jobs);
         if last < jobs.compared {
             jobs.data.push_back(Job::Data(payload));
             self.workers.notify_one();
+        } else if jobs.ended {
+            return Err("data for a file that was not listed");
         } else {
             jobs.parked.push((last, payload));
         }
+        Ok(())
     }
 
     /// The generator's next input; None when it is to end.
@@ -138,6 +146,7 @@ impl Queue {
                 return Some(job);
             }
             if jobs.signed < SIGNED_MAX
+                && jobs.bases < BASES_MAX
                 && let Some(job) = jobs.basis.pop_front()
             {
                 return Some(job);
@@ -179,15 +188,18 @@ impl Queue {
         }
     }
 
-    /// A signature of so many bytes goes out.
+    /// A signature of so many bytes goes out; or the hashes of a partial's pieces, which the sender need not hold.
     pub fn signed(&self, bytes: u64) {
-        lock(&self.jobs).signed += bytes;
+        let mut jobs = lock(&self.jobs);
+        jobs.signed += bytes;
+        jobs.bases += 1;
     }
 
     /// The file of a signature of so many bytes was resolved: the sender has forgotten it.
     pub fn unsigned(&self, bytes: u64) {
         let mut jobs = lock(&self.jobs);
         jobs.signed -= bytes;
+        jobs.bases -= 1;
         if !jobs.basis.is_empty() {
             self.workers.notify_one();
         }

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
+use crate::beneath::lock;
 use crate::list::Chunk;
 
 /// What became of a wanted entry's place at the destination when it was compared.
@@ -14,6 +15,8 @@ pub enum Place {
     File,
     /// A directory that may be replaced.
     Directory,
+    /// It was not asked for, but comes nevertheless, as everything does when the root was empty: it is dropped.
+    Nowhere,
 }
 
 /// A compared chunk with wanted entries.
@@ -26,8 +29,8 @@ pub struct Pending {
 }
 
 struct Wants {
-    /// Two bits an entry: 0 not wanted (any more), else 1 + Place.
-    places: Vec<u8>,
+    /// For each entry what stood in its place; None: it is not wanted (any more).
+    places: Vec<Option<Place>>,
     /// How many are not settled.
     left: u64,
 }
@@ -35,9 +38,9 @@ struct Wants {
 impl Pending {
     /// `wanted` are the wanted entries' indexes with what stood in their places.
     pub fn new(n: u32, chunk: Chunk, touched: Vec<Arc<AtomicBool>>, wanted: &[(u32, Place)]) -> Self {
-        let mut places = vec![0; chunk.entries().div_ceil(4)];
+        let mut places = vec![None; chunk.entries()];
         for &(i, place) in wanted {
-            places[i as usize / 4] |= (1 + place as u8) << (2 * (i % 4));
+            places[i as usize] = Some(place);
         }
         let left = wanted.len() as u64;
         Self {
@@ -48,36 +51,19 @@ impl Pending {
         }
     }
 
-    /// What stood in the place of entry `i`; None when it is not wanted (any more).
+    /// What stood in the place of entry `i`; None when it is not wanted (any more), or not there at all.
     pub fn wanted(&self, i: u32) -> Option<Place> {
-        if i as usize >= self.chunk.entries() {
-            return None;
-        }
-        let wants = crate::beneath::lock(&self.wants);
-        match wants.places[i as usize / 4] >> (2 * (i % 4)) & 3 {
-            0 => None,
-            1 => Some(Place::Absent),
-            2 => Some(Place::File),
-            _ => Some(Place::Directory),
-        }
+        lock(&self.wants).places.get(i as usize).copied().flatten()
     }
 
     /// Takes entry `i` off the wanted ones, so that nobody else applies it; what stood in its place.
     pub fn claim(&self, i: u32) -> Option<Place> {
-        let place = self.wanted(i)?;
-        let mut wants = crate::beneath::lock(&self.wants);
-        let cell = &mut wants.places[i as usize / 4];
-        let bits = 3 << (2 * (i % 4));
-        if *cell & bits == 0 {
-            return None;
-        }
-        *cell &= !bits;
-        Some(place)
+        lock(&self.wants).places.get_mut(i as usize).and_then(Option::take)
     }
 
     /// A claimed entry was dealt with. True when it was the chunk's last.
     pub fn settle(&self) -> bool {
-        let mut wants = crate::beneath::lock(&self.wants);
+        let mut wants = lock(&self.wants);
         wants.left -= 1;
         wants.left == 0
     }

@@ -34,6 +34,8 @@ struct State {
     /// Pieces that readers took, and those that they are done with.
     next: u32,
     done: u32,
+    /// Pieces that were sent.
+    sent: u32,
     trouble: Option<Trouble>,
     values: Vec<[u8; 32]>,
 }
@@ -93,6 +95,7 @@ impl Large {
         }
         let mut state = lock(&self.state);
         state.done += pieces.len() as u32;
+        state.sent += values.len() as u32;
         state.trouble = state.trouble.or(trouble);
         let end = pieces.end as usize;
         if state.values.len() < end {
@@ -102,9 +105,9 @@ impl Large {
         // True once: when something went wrong, `next` stays where it is.
         if state.done == state.next && (state.next == self.pieces || state.trouble.is_some()) {
             let values = std::mem::take(&mut state.values);
-            let trouble = state.trouble;
+            let (sent, trouble) = (state.sent, state.trouble);
             drop(state);
-            self.finish(&values, trouble, engine);
+            self.finish(&values, sent, trouble, engine);
         }
     }
 
@@ -165,11 +168,14 @@ impl Large {
         Ok(value)
     }
 
-    fn finish(&self, values: &[[u8; 32]], trouble: Option<Trouble>, engine: &Engine) {
+    fn finish(&self, values: &[[u8; 32]], sent: u32, trouble: Option<Trouble>, engine: &Engine) {
         let unchanged = beneath::stat(&self.file).is_ok_and(|meta| meta == self.meta);
         let trouble = trouble.or_else(|| (!unchanged).then(Trouble::changed));
         let header = match trouble {
-            Some(trouble) => trouble.record(self.n, self.index),
+            Some(trouble) => Record {
+                piece: sent,
+                ..trouble.record(self.n, self.index)
+            },
             None => {
                 engine.counters.file();
                 Record {

@@ -1,0 +1,139 @@
+//! A file that comes in pieces.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::apply::{path_of, settle, target, verify_failed};
+use super::large::{Large, Progress};
+use super::outbox::add;
+use super::rw::write_at;
+use super::state::{Pending, Place};
+use super::whole::from_delta;
+use super::{Shared, commit, problem};
+use crate::beneath::{self, lock};
+use crate::buffer;
+use crate::piece::{self, PIECE};
+use crate::record::{self, Record};
+
+/// A PIECE, its file's END, or the PROBLEM that stands for that. Records of one file overtake each other: what a
+/// record makes of the file is known when all before it are here. Err says how it breaks the protocol.
+pub fn piecewise(
+    shared: &Shared,
+    pending: &Arc<Pending>,
+    record: &Record,
+    content: &[u8],
+    place: Place,
+) -> Result<(), &'static str> {
+    let i = record.index;
+    let large = Arc::clone(lock(&shared.large).entry((record.chunk, i)).or_default());
+    let progress = match record.kind {
+        record::END => large.end_untrusted(record)?,
+        record::PROBLEM => large.give_up_untrusted(record.piece)?,
+        _ => {
+            let len = large.check_untrusted(record)?;
+            let kept = place != Place::Nowhere && piece(shared, pending, &large, record, content, len)?;
+            large.piece(record, kept)
+        }
+    };
+    match progress {
+        Progress::Partly => {}
+        Progress::Broken => settle(shared, pending, i),
+        Progress::Wrong => {
+            verify_failed(shared, pending, i);
+            settle(shared, pending, i);
+        }
+        Progress::Whole(file, temp, end) => {
+            let (dir, ..) = target(shared, pending, i);
+            let fd = shared.handles().and_then(|h| h.dir(dir));
+            let Some(place) = pending.claim(i) else {
+                let _ = fd.and_then(|fd| beneath::unlink_at(&*fd, &temp));
+                return Err("pieces of a file that came before");
+            };
+            pending.touch(i);
+            let written = fd.and_then(|fd| {
+                // A partial that was continued may be longer than what its file has become.
+                if beneath::stat(&*file)?.size != end.size {
+                    rustix::fs::ftruncate(&*file, end.size)?;
+                }
+                commit::publish(shared, &fd, &file, &temp, pending, &end, place)
+            });
+            commit::finished(shared, pending, &end, place, written);
+        }
+    }
+    Ok(())
+}
+
+/// Puts one piece into its file. False when it could not be kept; the problem was reported then.
+fn piece(
+    shared: &Shared,
+    pending: &Arc<Pending>,
+    large: &Large,
+    record: &Record,
+    content: &[u8],
+    len: usize,
+) -> Result<bool, &'static str> {
+    let i = record.index;
+    let mut made = Vec::new();
+    let content = match record.encoding {
+        record::RAW if content.len() == len => {
+            add(&shared.counters.literal, len as u64);
+            content
+        }
+        record::DELTA => {
+            made = buffer::take(len);
+            made.resize(len, 0);
+            if !from_delta(shared, Some(large), content, &mut made)? {
+                return Ok(broken(shared, pending, large, i, problem::CHANGED_HERE, None));
+            }
+            &made
+        }
+        record::SAME => {
+            if large.held.get(record.piece as usize) != Some(&record.hash) {
+                return Err("a piece that is said to be here and is not");
+            }
+            add(&shared.counters.matched, len as u64);
+            return Ok(true);
+        }
+        _ => return Err("a piece whose data do not have its size"),
+    };
+    if piece::chaining_value(content, record.piece, record.size) != record.hash {
+        return Ok(broken(shared, pending, large, i, problem::VERIFY, None));
+    }
+    if shared.full.load(Ordering::Acquire) {
+        return Ok(false);
+    }
+    let (dir, name, _) = target(shared, pending, i);
+    let written = shared.handles().and_then(|h| h.dir(dir)).and_then(|fd| {
+        pending.touch(i);
+        let Some(file) = shared.in_dir(&fd, || large.file(shared, &fd, name))? else {
+            return Ok(false);
+        };
+        let _alone = lock(&large.writing);
+        write_at(&file, content, u64::from(record.piece) * PIECE as u64)?;
+        Ok(true)
+    });
+    buffer::give(made);
+    match written {
+        Ok(kept) => Ok(kept),
+        Err(e) => Ok(broken(shared, pending, large, i, problem::WRITE, Some(&e))),
+    }
+}
+
+/// Gives a file up: its temporary file goes at once, its later pieces are dropped. The first trouble is told, once.
+fn broken(shared: &Shared, pending: &Pending, large: &Large, i: u32, code: u8, e: Option<&io::Error>) -> bool {
+    let path = path_of(shared, pending, i);
+    let (first, temp) = large.abandon();
+    if first {
+        match e {
+            Some(e) => shared.trouble(code, &path, e),
+            None => shared.out.problem(&shared.counters, code, 0, &path),
+        }
+    }
+    if let Some((_, temp)) = temp
+        && let Ok(fd) = shared.handles().and_then(|h| h.dir(beneath::split(&path).0))
+    {
+        let _ = beneath::unlink_at(&*fd, &temp);
+    }
+    false
+}

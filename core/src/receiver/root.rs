@@ -1,0 +1,94 @@
+//! Chunk 0: what the source is, and the destination that corresponds to it.
+
+use std::io;
+
+use super::Before;
+use super::compare::{Generator, Step, Stop};
+use crate::beneath::{self, Handles, Root};
+use crate::list::{self, Chunk, DIRECTORY, REGULAR};
+
+impl Generator<'_> {
+    /// Chunk 0 says what the source is: finds or makes the root that corresponds to it.
+    pub(super) fn begin(&self, chunk: &Chunk) -> Step<()> {
+        let shared = self.shared;
+        let single = chunk.flags() & list::SINGLE != 0;
+        let Some(group) = chunk
+            .groups()
+            .first()
+            .filter(|g| g.entries > 0 && chunk.path(g).is_empty())
+        else {
+            return self.violation("a file list that does not begin with its root");
+        };
+        let first = chunk.entry(group.start);
+        let fits = if single {
+            chunk.entries() == 1 && first.kind == REGULAR && !first.name.is_empty()
+        } else {
+            first.kind == DIRECTORY && first.name.is_empty()
+        };
+        if !fits {
+            return self.violation("a root of the wrong kind");
+        }
+        let made = self.root(single);
+        match made {
+            Ok(handles) => {
+                let _ = shared.granule.set(handles.as_ref().map_or(1, |h| granule(h.root())));
+                let _ = shared.handles.set(handles);
+                Ok(())
+            }
+            Err((code, e)) => {
+                let errno = e.raw_os_error().unwrap_or(0);
+                let (errno, what) = match (code, errno) {
+                    ("destination-type", libc::EISDIR) => (0, "the source is one file, the destination a directory:"),
+                    ("destination-type", _) => (0, "the source is a directory, the destination a file:"),
+                    _ => (errno, "opening the destination"),
+                };
+                shared.fail(code, &shared.root_path, errno, what);
+                Err(Stop)
+            }
+        }
+    }
+
+    fn root(&self, single: bool) -> Result<Option<Handles>, (&'static str, io::Error)> {
+        let shared = self.shared;
+        let kind_error = |errno| ("destination-type", io::Error::from_raw_os_error(errno));
+        let open_error = |e: io::Error| {
+            let code = match e.raw_os_error() {
+                Some(libc::EROFS) => "destination-read-only",
+                Some(libc::ENOSPC | libc::EDQUOT) => "destination-full",
+                _ => "destination-unwritable",
+            };
+            (code, e)
+        };
+        let parent = |fd: &std::os::fd::OwnedFd| fd.try_clone().map(Root::from_fd);
+        match &shared.before {
+            Before::Directory(_) if single => Err(kind_error(libc::EISDIR)),
+            Before::File(..) if !single => Err(kind_error(libc::ENOTDIR)),
+            Before::Missing(fd, name) | Before::File(fd, name) if single => {
+                let _ = shared.single.set(name.clone());
+                Ok(Some(Handles::new(parent(fd).map_err(open_error)?)))
+            }
+            Before::Missing(..) if shared.options.dry_run => Ok(None),
+            Before::Missing(fd, name) => {
+                beneath::mkdir_at(fd, name).map_err(open_error)?;
+                let root = beneath::open_dir_at(fd, name).map_err(open_error)?;
+                Ok(Some(Handles::new(Root::from_fd(root))))
+            }
+            _ => Ok(Some(Handles::new(Root::open(&shared.root_path).map_err(open_error)?))),
+        }
+    }
+}
+
+/// The coarsest of the usual steps in which the root's file system stores times, in ns; 1 when it cannot be told
+/// without leaving a trace.
+fn granule(root: &Root) -> u32 {
+    const ODD: (i64, u32) = (1_234_567_891, 987_654_321);
+    let Ok(stored) = root.probe_time(ODD.0, ODD.1) else {
+        return 1;
+    };
+    let stored_ns = i128::from(stored.0) * 1_000_000_000 + i128::from(stored.1);
+    let asked_ns = i128::from(ODD.0) * 1_000_000_000 + i128::from(ODD.1);
+    [1, 100, 1_000, 1_000_000, 10_000_000, 1_000_000_000, 2_000_000_000]
+        .into_iter()
+        .find(|&g| asked_ns - asked_ns.rem_euclid(i128::from(g)) == stored_ns)
+        .unwrap_or(1)
+}

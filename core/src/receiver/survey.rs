@@ -1,0 +1,72 @@
+//! Looks at everything below an entry that is to go.
+
+use std::collections::HashSet;
+use std::io;
+use std::os::fd::AsFd;
+
+use super::Shared;
+use crate::beneath::{self, Root, join, split};
+use crate::list::DIRECTORY;
+
+/// What removing one entry would remove, parents before children.
+pub struct Survey {
+    /// Paths below the root, and whether each is a directory.
+    pub entries: Vec<(Vec<u8>, bool)>,
+    /// Something in it is protected by a filter: that, and the directories it is in, are not among `entries`.
+    pub protected: bool,
+}
+
+/// Lists `name` in `dir` (whose path below the root is `path`) with everything below it. Iterative: depth is bounded
+/// by nothing but the tree. Handles are reopened level by level, so few are open at a time.
+pub fn survey(shared: &Shared, dir: impl AsFd, name: &[u8], path: &[u8]) -> io::Result<Survey> {
+    let meta = beneath::stat_at(&dir, name)?;
+    let directory = meta.kind == DIRECTORY;
+    let mut survey = Survey {
+        entries: Vec::new(),
+        protected: false,
+    };
+    if shared.options.filter.excludes(path, directory) {
+        survey.protected = true;
+        return Ok(survey);
+    }
+    survey.entries.push((path.to_vec(), directory));
+    // The directories that hold something protected: they stay.
+    let mut kept: HashSet<Vec<u8>> = HashSet::new();
+    let mut at = 0;
+    while at < survey.entries.len() && !shared.stopped() {
+        let (here, directory) = survey.entries[at].clone();
+        at += 1;
+        if !directory {
+            continue;
+        }
+        let below = &here[path.len()..];
+        let fd = if below.is_empty() {
+            beneath::open_dir_at(&dir, name)?
+        } else {
+            Root::from_fd(beneath::open_dir_at(&dir, name)?).open_dir(&below[1..])?
+        };
+        let mut names = Vec::new();
+        beneath::each_name(&fd, |n| names.push(n.to_vec()))?;
+        for n in names {
+            let inner = join(&here, &n);
+            let directory = match beneath::stat_at(&fd, &n) {
+                Ok(meta) => meta.kind == DIRECTORY,
+                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+                Err(e) => return Err(e),
+            };
+            if shared.options.filter.excludes(&inner, directory) {
+                survey.protected = true;
+                let mut holder = &here[..];
+                while holder.len() >= path.len() && kept.insert(holder.to_vec()) {
+                    holder = split(holder).0;
+                }
+            } else {
+                survey.entries.push((inner, directory));
+            }
+        }
+    }
+    survey
+        .entries
+        .retain(|(entry, directory)| !directory || !kept.contains(entry));
+    Ok(survey)
+}

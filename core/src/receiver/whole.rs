@@ -1,0 +1,83 @@
+//! A file that comes in one record.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::apply::{settle, settled, target, verify_failed};
+use super::large::Large;
+use super::outbox::add;
+use super::rw::{read_at, write_at};
+use super::state::{Pending, Place};
+use super::{Shared, commit};
+use crate::beneath::{self, lock};
+use crate::delta;
+use crate::piece::{self, PIECE};
+use crate::record::{self, Record};
+use crate::temp::Kind;
+
+/// Verifies it, writes it beside its target, and renames. Err says how the record breaks the protocol.
+pub fn whole(shared: &Shared, pending: &Arc<Pending>, record: &Record, content: &[u8]) -> Result<(), &'static str> {
+    if record.size > PIECE as u64 {
+        return Err("a file that is too large for one record");
+    }
+    let i = record.index;
+    let mut made = Vec::new();
+    let content = match record.encoding {
+        record::RAW if content.len() as u64 == record.size => {
+            add(&shared.counters.literal, record.size);
+            content
+        }
+        record::DELTA => {
+            made.resize(record.size as usize, 0);
+            let large = lock(&shared.large).get(&(record.chunk, i)).cloned();
+            if !from_delta(shared, large.as_deref(), content, &mut made)? {
+                verify_failed(shared, pending, i);
+                settle(shared, pending, i);
+                return Ok(());
+            }
+            &made
+        }
+        _ => return Err("a file whose data do not have its size"),
+    };
+    // From here on it is this worker's alone.
+    let place = pending.claim(i).ok_or("data for a file that came before")?;
+    if place == Place::Nowhere || shared.full.load(Ordering::Acquire) {
+        settled(shared, pending, i);
+        return Ok(());
+    }
+    if piece::hash(content) != record.hash {
+        verify_failed(shared, pending, i);
+        settled(shared, pending, i);
+        return Ok(());
+    }
+    let (dir, name, _) = target(shared, pending, i);
+    let written = shared.handles().and_then(|h| h.dir(dir)).and_then(|fd| {
+        pending.touch(i);
+        let temp = shared.namer.name(Kind::Temp, name);
+        let file = shared.in_dir(&fd, || beneath::create_at(&*fd, &temp))?;
+        if let Err(e) = write_at(&file, content, 0) {
+            let _ = beneath::unlink_at(&*fd, &temp);
+            return Err(e);
+        }
+        commit::publish(shared, &fd, &file, &temp, pending, record, place)
+    });
+    commit::finished(shared, pending, record, place, written);
+    Ok(())
+}
+
+/// Rebuilds content from its basis. False when the basis is not what it was.
+pub fn from_delta(shared: &Shared, large: Option<&Large>, tokens: &[u8], out: &mut [u8]) -> Result<bool, &'static str> {
+    let basis = large
+        .and_then(|l| l.basis.as_ref())
+        .ok_or("a delta for a file without a basis")?;
+    let read = |at: u64, into: &mut [u8]| read_at(&basis.file, at, into);
+    match delta::apply_untrusted(tokens, out.len(), basis.size, read, out) {
+        Ok(stats) => {
+            add(&shared.counters.literal, stats.literal);
+            add(&shared.counters.matched, stats.matched);
+            Ok(true)
+        }
+        Err(delta::ApplyError::Violation(what)) => Err(what),
+        Err(delta::ApplyError::Io(_)) => Ok(false),
+    }
+}
