@@ -207,7 +207,7 @@ impl Generator<'_> {
     }
 
     /// Sets what differs of an up-to-date file, directory excepted, without touching its content.
-    fn adjust(&self, entry: &Entry<'_>, at: &At<'_>, differs: Differs) {
+    pub(super) fn adjust(&self, entry: &Entry<'_>, at: &At<'_>, differs: Differs) {
         if !differs.any() {
             return;
         }
@@ -234,69 +234,9 @@ impl Generator<'_> {
         }
     }
 
-    fn symlink(&self, dirs: &mut Dirs, entry: &Entry<'_>, at: &At<'_>, meta: Option<Meta>) {
-        let shared = self.shared;
-        let mut differs = Differs::default();
-        if let (Some(meta), Some(fd)) = (meta, at.fd) {
-            if meta.kind == SYMLINK {
-                differs = self.attributes(entry, &meta);
-                differs.mode = false; // Linux has no modes of symlinks
-                differs.content = beneath::read_link_at(fd, entry.name).ok().as_deref() != Some(entry.target);
-                if !differs.content {
-                    return self.adjust(entry, at, differs);
-                }
-            } else if meta.kind == DIRECTORY
-                && let Err(e) = self.replaceable(at, entry.name)
-            {
-                return shared.trouble(problem::IN_THE_WAY, &at.path, &e);
-            }
-        }
-        let new = meta.is_none_or(|m| m.kind != SYMLINK);
-        self.item(b'c', &at.path, entry, new, differs);
-        add(&shared.counters.symlinks, 1);
-        if let (Some(fd), false) = (at.fd, shared.options.dry_run) {
-            dirs.touch(at.dir);
-            if let Err(e) = self.link(fd, entry, at, meta) {
-                shared.trouble(problem::WRITE, &at.path, &e);
-            }
-        }
-    }
-
-    fn link(&self, fd: &OwnedFd, entry: &Entry<'_>, at: &At<'_>, meta: Option<Meta>) -> io::Result<()> {
-        let shared = self.shared;
-        let place = match meta {
-            None => Place::Absent,
-            Some(meta) if meta.kind == DIRECTORY => Place::Directory,
-            Some(_) => Place::File,
-        };
-        // A new link is made in place: symlink(2) is atomic and never replaces.
-        let temp = if place == Place::Absent {
-            entry.name.to_vec()
-        } else {
-            shared.namer.name(Kind::Temp, entry.name)
-        };
-        shared.in_dir(fd, || beneath::symlink_at(entry.target, fd, &temp))?;
-        let set = || {
-            let (uid, gid) = shared.owners(entry.uid, entry.gid);
-            if uid.is_some() || gid.is_some() {
-                shared.forgive(beneath::chown_at(fd, &temp, uid, gid))?;
-            }
-            beneath::set_mtime_at(fd, &temp, entry.mtime_s, entry.mtime_ns)?;
-            if place == Place::Absent {
-                return Ok(());
-            }
-            shared.commit(fd, split(&at.path).0, &temp, entry.name, place)
-        };
-        let done = set();
-        if done.is_err() && place != Place::Absent {
-            let _ = beneath::unlink_at(fd, &temp);
-        }
-        done
-    }
-
     /// Whether the directory at `at` may make room for something else: it is empty, or deletion was asked for and
     /// nothing in it is protected by a filter.
-    fn replaceable(&self, at: &At<'_>, name: &[u8]) -> io::Result<()> {
+    pub(super) fn replaceable(&self, at: &At<'_>, name: &[u8]) -> io::Result<()> {
         let Some(fd) = at.fd else { return Ok(()) };
         let shared = self.shared;
         let inside = survey(shared, fd, name, &at.path)?;
@@ -319,7 +259,7 @@ impl Generator<'_> {
     }
 
     /// What differs between an entry's attributes and what is there; size and content excepted.
-    fn attributes(&self, entry: &Entry<'_>, meta: &Meta) -> Differs {
+    pub(super) fn attributes(&self, entry: &Entry<'_>, meta: &Meta) -> Differs {
         let options = &self.shared.options;
         Differs {
             time: !self
@@ -345,7 +285,7 @@ impl Generator<'_> {
         hash().is_ok_and(|hash| hash == entry.hash)
     }
 
-    fn item(&self, update: u8, path: &[u8], entry: &Entry<'_>, new: bool, differs: Differs) {
+    pub(super) fn item(&self, update: u8, path: &[u8], entry: &Entry<'_>, new: bool, differs: Differs) {
         if self.shared.options.itemize {
             self.shared.out.item(&itemize::line(update, path, entry, new, differs));
         }

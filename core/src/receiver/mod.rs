@@ -15,8 +15,10 @@ mod entries;
 mod finish;
 mod itemize;
 mod large;
+mod links;
 mod outbox;
 mod pieces;
+mod problems;
 mod python;
 mod queue;
 mod root;
@@ -25,7 +27,7 @@ mod state;
 mod survey;
 mod whole;
 
-pub use outbox::unpack_problems_untrusted;
+pub use problems::unpack_problems_untrusted;
 pub use python::Receiver;
 
 use std::collections::HashMap;

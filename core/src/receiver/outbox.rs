@@ -4,9 +4,8 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex};
 
-use super::problem;
+use super::problems::{self, push};
 use crate::beneath::lock;
-use crate::list::u32_at;
 use crate::wake::Wake;
 
 /// Bytes of itemized lines, and of problems, that wait to be sent; who has more to say waits.
@@ -137,10 +136,7 @@ impl Outbox {
     pub fn problem(&self, counters: &Counters, code: u8, errno: i32, path: &[u8]) {
         add(&counters.problems, 1);
         let mut waiting = self.roomy(|w| w.problems.len() >= TEXT_MAX);
-        waiting.problems.extend_from_slice(&[code, 0, 0, 0]);
-        waiting.problems.extend_from_slice(&errno.to_le_bytes());
-        waiting.problems.extend_from_slice(&(path.len() as u32).to_le_bytes());
-        waiting.problems.extend_from_slice(path);
+        push(&mut waiting.problems, code, errno, path);
         drop(waiting);
         self.wake.signal();
     }
@@ -195,7 +191,7 @@ impl Outbox {
             return Some(("items", 0, Some(payload)));
         }
         if !waiting.problems.is_empty() {
-            let cut = problem_cut(&waiting.problems);
+            let cut = problems::cut(&waiting.problems, PAYLOAD_MAX);
             let rest = waiting.problems.split_off(cut);
             self.room.notify_all();
             return Some(("problems", 0, Some(std::mem::replace(&mut waiting.problems, rest))));
@@ -240,40 +236,10 @@ fn line_cut(items: &[u8]) -> usize {
     end.map_or(items.len(), |at| at + 1)
 }
 
-/// Where whole problems of at most PAYLOAD_MAX bytes end (a single one is never larger).
-fn problem_cut(problems: &[u8]) -> usize {
-    let mut at = 0;
-    while at < problems.len() {
-        let next = at + 12 + u32_at(problems, at + 8) as usize;
-        if next > PAYLOAD_MAX && at > 0 {
-            break;
-        }
-        at = next;
-    }
-    at
-}
-
-/// One path's trouble: path, code, errno.
-pub type Problem = (Vec<u8>, u8, i32);
-
-/// Takes PROBLEMS apart.
-pub fn unpack_problems_untrusted(payload: &[u8]) -> Result<Vec<Problem>, &'static str> {
-    let mut problems = Vec::new();
-    let mut rest = payload;
-    while !rest.is_empty() {
-        if rest.len() < 12 || rest[0] == 0 || rest[0] > problem::MAX || rest[1..4] != [0; 3] {
-            return Err("a problem of an unknown shape");
-        }
-        let len = u32_at(rest, 8) as usize;
-        let path = rest[12..].get(..len).ok_or("a problem that is cut short")?;
-        problems.push((path.to_vec(), rest[0], u32_at(rest, 4).cast_signed()));
-        rest = &rest[12 + len..];
-    }
-    Ok(problems)
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::problem;
+    use super::super::problems::unpack_problems_untrusted;
     use super::*;
 
     #[test]

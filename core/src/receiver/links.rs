@@ -1,0 +1,77 @@
+//! Symlinks, which the generator makes itself.
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+use super::compare::Generator;
+use super::dirs::Dirs;
+use super::entries::At;
+use super::itemize::Differs;
+use super::outbox::add;
+use super::problem;
+use super::state::Place;
+use crate::beneath::{self, Meta, split};
+use crate::list::{DIRECTORY, Entry, SYMLINK};
+use crate::temp::Kind;
+
+impl Generator<'_> {
+    pub(super) fn symlink(&self, dirs: &mut Dirs, entry: &Entry<'_>, at: &At<'_>, meta: Option<Meta>) {
+        let shared = self.shared;
+        let mut differs = Differs::default();
+        if let (Some(meta), Some(fd)) = (meta, at.fd) {
+            if meta.kind == SYMLINK {
+                differs = self.attributes(entry, &meta);
+                differs.mode = false; // Linux has no modes of symlinks
+                differs.content = beneath::read_link_at(fd, entry.name).ok().as_deref() != Some(entry.target);
+                if !differs.content {
+                    return self.adjust(entry, at, differs);
+                }
+            } else if meta.kind == DIRECTORY
+                && let Err(e) = self.replaceable(at, entry.name)
+            {
+                return shared.trouble(problem::IN_THE_WAY, &at.path, &e);
+            }
+        }
+        let new = meta.is_none_or(|m| m.kind != SYMLINK);
+        self.item(b'c', &at.path, entry, new, differs);
+        add(&shared.counters.symlinks, 1);
+        if let (Some(fd), false) = (at.fd, shared.options.dry_run) {
+            dirs.touch(at.dir);
+            if let Err(e) = self.link(fd, entry, at, meta) {
+                shared.trouble(problem::WRITE, &at.path, &e);
+            }
+        }
+    }
+
+    fn link(&self, fd: &OwnedFd, entry: &Entry<'_>, at: &At<'_>, meta: Option<Meta>) -> io::Result<()> {
+        let shared = self.shared;
+        let place = match meta {
+            None => Place::Absent,
+            Some(meta) if meta.kind == DIRECTORY => Place::Directory,
+            Some(_) => Place::File,
+        };
+        // A new link is made in place: symlink(2) is atomic and never replaces.
+        let temp = if place == Place::Absent {
+            entry.name.to_vec()
+        } else {
+            shared.namer.name(Kind::Temp, entry.name)
+        };
+        shared.in_dir(fd, || beneath::symlink_at(entry.target, fd, &temp))?;
+        let set = || {
+            let (uid, gid) = shared.owners(entry.uid, entry.gid);
+            if uid.is_some() || gid.is_some() {
+                shared.forgive(beneath::chown_at(fd, &temp, uid, gid))?;
+            }
+            beneath::set_mtime_at(fd, &temp, entry.mtime_s, entry.mtime_ns)?;
+            if place == Place::Absent {
+                return Ok(());
+            }
+            shared.commit(fd, split(&at.path).0, &temp, entry.name, place)
+        };
+        let done = set();
+        if done.is_err() && place != Place::Absent {
+            let _ = beneath::unlink_at(fd, &temp);
+        }
+        done
+    }
+}
