@@ -102,7 +102,7 @@ class App:
                     ready()
                     self._notify("READY=1")
                     log.info("ready", extra={"version": VERSION, "socket": self._places.control_socket})
-                    nursery.start_soon(self._sweep)
+                    nursery.start_soon(self._sessions.sweep, self._clear)
                     await self._stopping.wait()
                     log.info("stopping")
                     self._notify("STOPPING=1")
@@ -163,18 +163,9 @@ class App:
             self._notify("WATCHDOG=1")
             await trio.sleep(every_s)
 
-    async def _sweep(self) -> None:
-        """Clear up after sessions that a predecessor was killed in.  Partials stay, to be continued."""
-        tag = self._store.agent[:4].hex()
-        for session, root in self._store.unfinished():
-            try:
-                swept = await trio.to_thread.run_sync(_core.sweep, root, tag, self._tuning.partial_min)
-            except OSError as e:
-                log.warning("cannot sweep", extra={"root": os.fsdecode(root), "reason": e.strerror})
-                continue
-            if swept:
-                log.info("swept after a killed session", extra={"root": os.fsdecode(root), "names": swept})
-            self._store.end(session)
+    def _clear(self, root: bytes) -> int:
+        """Temporary files go, what was moved aside comes back; partials stay, to be continued."""
+        return _core.sweep(root, self._store.agent[:4].hex(), self._tuning.partial_min)
 
     async def _serve_control(self, stream: trio.SocketStream) -> None:
         if self._control is None:

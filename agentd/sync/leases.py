@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from typing import TYPE_CHECKING
 
 import trio
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 PATIENCE_S = 2.0
 """How long a session waits for the one before it: enough for its last batch, too short to look like a hang."""
 
+SWEEP = "the clearing up after a killed session"
+"""A holder that everybody waits for: it ends by itself."""
+
 
 class Leases:
     """The writing sessions of one agent, by the roots that they write to."""
@@ -28,12 +32,12 @@ class Leases:
     @contextlib.asynccontextmanager
     async def lease(self, root: Root, holder: str) -> AsyncIterator[None]:
         """Hold ``root`` for ``holder``.  Raises SyncError ``root-busy``, naming who holds it, after a short wait."""
-        with trio.move_on_after(PATIENCE_S):
-            while self._holder(root) is not None:
+        patience = trio.current_time() + PATIENCE_S
+        while (other := self._holder(root)) is not None:
+            with trio.CancelScope(deadline=math.inf if other == SWEEP else patience) as waiting:
                 await self._released.wait()
-        other = self._holder(root)
-        if other is not None:
-            raise SyncError("root-busy", f"{shown(root.path)} is being written by {other}")
+            if waiting.cancelled_caught:
+                raise SyncError("root-busy", f"{shown(root.path)} is being written by {other}")
         self._held[root] = holder
         try:
             yield

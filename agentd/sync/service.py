@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 import trio
 
+from agentd.sync import roots
 from agentd.sync.common import Journal, Workshop, close_now, greeted, refuse
 from agentd.sync.engines import CrateEngines, Engines, Tuning
 from agentd.sync.initiator import Initiator
-from agentd.sync.leases import Leases
+from agentd.sync.leases import SWEEP, Leases
 from agentd.sync.responder import Served, respond
 from agentd.sync.routes import HereRoute, LinkRoute, Links, Route
 from agentd.sync.totals import Totals
@@ -96,6 +98,31 @@ class Sessions:
         finally:
             self._serving -= 1
             await close_now(connection)
+
+    async def sweep(self, clear: Callable[[bytes], int]) -> None:
+        """Clear up after sessions that a predecessor was killed in; ``clear(root)`` blocks, and says how much it was.
+
+        Temporary names do not tell whose they are, so a root that is written to again is left to its session, which
+        clears up where it comes by.
+        """
+        journal = self._shop.journal
+        for session, path in journal.unfinished():
+            try:
+                root = await self._shop.blocking(roots.destination_root, path)
+                async with self._shop.leases.lease(root, SWEEP):
+                    if (session, path) not in journal.unfinished():
+                        continue  # it was taken up again and has ended
+                    swept = await self._shop.blocking(clear, path)
+                    journal.end(session)
+            except FileNotFoundError:
+                journal.end(session)
+            except (OSError, SyncError) as e:
+                if isinstance(e, SyncError) and e.code in ("destination-missing", "destination-type"):
+                    journal.end(session)
+                log.warning("not swept", extra={"root": os.fsdecode(path), "reason": str(e)})
+            else:
+                if swept:
+                    log.info("swept after a killed session", extra={"root": os.fsdecode(path), "names": swept})
 
     async def _serve_one(self, connection: Connection) -> bool:
         """Answer one message of a spare; whether it still is one."""

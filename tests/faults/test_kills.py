@@ -5,6 +5,7 @@ SYNCCTL_SEEDS sets how many moments are tried (6 unless it is set).
 
 from __future__ import annotations
 
+import os
 import random
 import threading
 import time
@@ -16,6 +17,7 @@ from tests.helpers.hosts import Hosts, short_directory, this_account, two_hosts
 from tests.helpers.oracle import assert_same
 from tests.helpers.sshd import SSHD, command_of
 from tests.helpers.trouble import (
+    MIB,
     STATUSES,
     Result,
     TwoVersions,
@@ -40,6 +42,9 @@ ROLES = ("ssh", "sshd", "there", "here")
 DEAD_AFTER_S = 4
 JOB_S = 60
 SSH_GONE_S = 2.0
+PARTIAL_MIN = MIB
+"""Smaller ones are not worth keeping."""
+
 EXCESS = 2.0
 """How many times a clean run's bytes a killed one may send, all epochs together."""
 
@@ -86,6 +91,21 @@ def words(scene: Scene, verb: str) -> tuple[str, ...]:
 def wire(result: Result) -> int:
     """Bytes on the wire, both ways."""
     return int(result.result.get("wire_sent", 0)) + int(result.result.get("wire_received", 0))
+
+
+class killed_after_all:  # noqa: N801
+    """A command that hangs is ended with the test."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.communicate()
 
 
 @pytest.mark.parametrize("seed", seeds(6))
@@ -141,16 +161,30 @@ def test_killed_at_a_random_moment(scene: Scene, seed: int) -> None:
     assert agent_pid(hosts.here)
 
 
-class killed_after_all:  # noqa: N801
-    """A command that hangs is ended with the test."""
-
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
-        self._process = process
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, *_: object) -> None:
-        if self._process.poll() is None:
-            self._process.kill()
-            self._process.communicate()
+@pytest.mark.parametrize("seed", seeds(2))
+def test_both_agents_killed_and_only_the_one_there_comes_back(scene: Scene, seed: int) -> None:
+    """It clears up by itself; what is worth continuing stays, and is continued by the next run."""
+    hosts, tree = scene.hosts, scene.tree
+    moment = random.Random(1000 + seed).uniform(0.05, 0.9 * scene.seconds["push"])
+    print(f"seed {seed}: both after {moment:.3f} s")
+    tree.reset()
+    healthy(hosts.here)
+    process = hosts.here.popen(*words(scene, "push"), "--json")
+    with killed_after_all(process):
+        threading.Event().wait(moment)
+        strike([agent_pid(hosts.here), agent_pid(hosts.there)])
+        process.communicate(timeout=JOB_S)
+    tree.check()
+    left = tree.leftovers()
+    hosts.there.ok("start")
+    within(10, lambda: all(os.path.getsize(path) >= PARTIAL_MIN for path in tree.leftovers()), tree.leftovers)
+    assert set(tree.leftovers()) <= set(left)
+    kept = len(tree.leftovers())
+    again = run_job(hosts.here, *words(scene, "push"))
+    assert again.status == 0, again
+    tree.check()
+    assert_same(tree.v2, tree.destination)
+    assert not tree.leftovers()
+    assert wire(again) <= 1.1 * scene.sent["push"]
+    healthy(hosts.here, hosts.there)
+    scene.tally.append(f"seed {seed:3} push both  {moment:.3f} s {len(left)} left, {kept} kept, {wire(again)} bytes")
