@@ -61,8 +61,10 @@ class Rate:
 
 
 def done_bytes(counters: Counters) -> int:
-    """Bytes of files that arrived, from either side's counters."""
-    return counters.get("bytes", counters.get("acked_bytes", 0))
+    """Bytes of files that are applied, or on their way in a file that is not finished."""
+    applied = counters.get("bytes", counters.get("acked_bytes", 0))
+    under_way = counters.get("literal", 0) + counters.get("matched", 0)
+    return max(applied, min(under_way, counters.get("wanted_bytes", 0)))
 
 
 def progress(phase: str, counters: Counters, rate: float) -> str:

@@ -42,6 +42,9 @@ def test_progress() -> None:
     assert render.progress("syncing", {**counters, "list_done": 1}, 10e6).endswith("  10 MB/s  ETA 5.17 s")
     assert "ETA" not in render.progress("syncing", counters, 10e6)
     assert render.progress("", {}, 0) == "working"
+    one = {"wanted_files": 1, "wanted_bytes": 64_000_000, "files": 0, "bytes": 0, "literal": 1_000_000}
+    assert render.progress("syncing", {**one, "matched": 31_000_000}, 0) == "syncing  0/1 files  32 MB/64 MB"
+    assert render.progress("syncing", {**one, "matched": 90_000_000}, 0) == "syncing  0/1 files  64 MB/64 MB"
 
 
 def test_problem() -> None:
