@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
+import resource
 import signal
 import socket
 import sys
@@ -24,6 +26,9 @@ _HELD_S = 10.0
 """A predecessor that ends takes less: it is bounded, and then killed by its own alarm."""
 
 _LOOK_S = 0.05
+
+_FILES = 65536
+"""Descriptors: no session comes near it, and it is what most systems let anyone have."""
 
 
 def main() -> int:
@@ -63,12 +68,21 @@ def _run(arguments: argparse.Namespace, answer: partial[None]) -> bool:
     if os.environ.get("SYNCCTL_HOME"):
         os.environ["SYNCCTL_HOME"] = os.path.abspath(os.environ["SYNCCTL_HOME"])
     os.chdir("/")
+    _allow_files()
     ready = partial(answer, f"ready\t{here.control_socket}")
     try:
         trio.run(App(here, lock, sys.platform).run, ready)
     except* SyncError as group:
         raise _first(group) from None
     return False
+
+
+def _allow_files() -> None:
+    """As many descriptors as we may have: each session holds directories and bases open, each link its connections."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _FILES if most == resource.RLIM_INFINITY else min(_FILES, most)
+    with contextlib.suppress(ValueError, OSError):  # some systems promise more than they allow
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
 def _take(lock: Lock) -> Holder | None:

@@ -97,6 +97,7 @@ impl Generator<'_> {
         let mut numbers = Vec::with_capacity(chunk.groups().len());
         {
             let mut dirs = lock(&shared.dirs);
+            dirs.listed(chunk.len() as u64);
             for (at, group) in chunk.groups().iter().enumerate() {
                 numbers.push(self.group(&mut dirs, &chunk, n == 0 && at == 0, group, &mut found)?);
             }

@@ -59,15 +59,35 @@ pub struct Dir {
 pub struct Dirs {
     pub list: Vec<Dir>,
     by_path: HashMap<Box<[u8]>, u32>,
+    /// Bytes of paths held, and of the list that they came from.
+    held: u64,
+    listed: u64,
 }
 
+/// Paths of an honest list, below this, are never too long for it.
+const HELD_MIN: u64 = 128 << 20;
+/// Bytes of paths that one byte of a list may make us hold. An entry takes 30 bytes and more of a list, so an average
+/// path of 1,900 bytes is allowed; a directory at the bottom of 64 KiB of path, listed a million times over, is not.
+const HELD_FACTOR: u64 = 64;
+
 impl Dirs {
+    /// A chunk of so many bytes is about to be compared.
+    pub fn listed(&mut self, bytes: u64) {
+        self.listed += bytes;
+    }
+
+    /// Whether the list makes us hold more than it could honestly need.
+    pub fn bloated(&self) -> bool {
+        self.held > HELD_MIN + HELD_FACTOR * self.listed
+    }
+
     /// Adds a listed directory. None when it was listed before.
     pub fn add(&mut self, path: &[u8], entry: &Entry<'_>, here: Here, differs: bool) -> Option<u32> {
         let n = self.list.len() as u32;
         if self.by_path.insert(path.into(), n).is_some() {
             return None;
         }
+        self.held += path.len() as u64;
         self.list.push(Dir {
             path: path.into(),
             here,
@@ -95,5 +115,41 @@ impl Dirs {
     /// Notes that something inside directory `n` was changed.
     pub fn touch(&self, n: u32) {
         self.list[n as usize].touched.store(true, Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_cannot_make_us_hold_far_more_than_it_is() {
+        let entry = Entry {
+            kind: crate::list::DIRECTORY,
+            mode: 0o755,
+            size: 0,
+            mtime_s: 0,
+            mtime_ns: 0,
+            uid: 0,
+            gid: 0,
+            name: b"",
+            target: b"",
+            hash: [0; 32],
+        };
+        let add = |length: usize, limit: u32| {
+            let mut dirs = Dirs::default();
+            let mut path = vec![b'x'; length];
+            for i in 0..limit {
+                dirs.listed(32);
+                path[..4].copy_from_slice(&i.to_be_bytes());
+                let _ = dirs.add(&path, &entry, Here::Blocked, false);
+                if dirs.bloated() {
+                    return i;
+                }
+            }
+            limit
+        };
+        assert_eq!(add(200, 100_000), 100_000);
+        assert!(add(65_000, 10_000) < 2_200);
     }
 }

@@ -52,6 +52,9 @@ impl Generator<'_> {
 
     pub(super) fn entry(&self, dirs: &mut Dirs, i: u32, entry: &Entry<'_>, at: &At<'_>, found: &mut Found) -> Step<()> {
         let shared = self.shared;
+        if entry.kind == DIRECTORY && dirs.bloated() {
+            return self.violation("directories too deep to hold");
+        }
         if shared.single.get().is_none() {
             // No sender lists these. An entry that a filter protects here is not the peer's to write either.
             let filter = &shared.options.filter;
