@@ -7,6 +7,8 @@ something.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -25,6 +27,7 @@ from tests.helpers.oracle import RSYNC
 from tests.helpers.sshd import SSHD
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import FrameType
 
 RESULTS = Path(__file__).parent / "results"
@@ -46,7 +49,7 @@ def main() -> int:
     for number in _ENDS:
         signal.signal(number, _end)
     results: list[Result] = []
-    with tempfile.TemporaryDirectory(prefix="syncctl-bench-", dir=arguments.where) as place:
+    with _alone(arguments.where), tempfile.TemporaryDirectory(prefix="syncctl-bench-", dir=arguments.where) as place:
         installed = find_syncctl()
         facts = {
             "begun": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -110,6 +113,21 @@ def _lacking(cases: list[Case], where: str) -> list[str]:
     if free < room:
         lines.append(f"{where} has {free / 1e9:.1f} GB free of {room / 1e9:.1f}; name another with --where")
     return lines
+
+
+@contextlib.contextmanager
+def _alone(where: str) -> Iterator[None]:
+    """Two benches at once measure each other: wait for the one that has its trees there, by a lock on the directory."""
+    directory = os.open(where, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        try:
+            fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            sys.stderr.write(f"bench: another one is running in {where}; waiting for its end\n")
+            fcntl.flock(directory, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(directory)
 
 
 def _end(number: int, _: FrameType | None) -> NoReturn:
