@@ -15,6 +15,7 @@ const SIGNATURE_HEAD: usize = 52;
 const PIECES_HEAD: usize = 16;
 const KIND_SIGNATURE: u8 = 1;
 const KIND_PIECES: u8 = 2;
+const KIND_PIECES_FIRST: u8 = 3;
 
 /// A strong sum: the first half of a keyed BLAKE3 hash.
 pub type Strong = [u8; 16];
@@ -106,6 +107,8 @@ pub enum Kind {
     Signature,
     /// Pieces of a partial, for `pieces_untrusted`.
     Pieces,
+    /// The same; a signature follows.
+    PiecesFirst,
 }
 
 /// The file that a BASIS payload is about, as (chunk, index), and its kind.
@@ -116,6 +119,7 @@ pub fn peek_untrusted(payload: &[u8]) -> Result<(u32, u32, Kind), &'static str> 
     match *kind {
         KIND_SIGNATURE => Ok((chunk, index, Kind::Signature)),
         KIND_PIECES => Ok((chunk, index, Kind::Pieces)),
+        KIND_PIECES_FIRST => Ok((chunk, index, Kind::PiecesFirst)),
         _ => Err("basis: unknown kind"),
     }
 }
@@ -146,8 +150,9 @@ pub fn encode_part(
 }
 
 /// Appends a BASIS payload: the pieces that the receiver's partial of file (chunk, index) holds, with their hashes.
-pub fn encode_pieces((chunk, index): (u32, u32), pieces: &[(u32, [u8; 32])], out: &mut Vec<u8>) {
-    encode_head(chunk, index, KIND_PIECES, out);
+/// `first` says that a signature of its basis follows.
+pub fn encode_pieces((chunk, index): (u32, u32), pieces: &[(u32, [u8; 32])], first: bool, out: &mut Vec<u8>) {
+    encode_head(chunk, index, if first { KIND_PIECES_FIRST } else { KIND_PIECES }, out);
     out.extend_from_slice(&(pieces.len() as u32).to_le_bytes());
     for (piece, hash) in pieces {
         out.extend_from_slice(&piece.to_le_bytes());
@@ -163,7 +168,7 @@ fn encode_head(chunk: u32, index: u32, kind: u8, out: &mut Vec<u8>) {
 
 /// The pieces in a BASIS payload of that kind, for a file of `pieces` pieces; ascending, so none is named twice.
 pub fn pieces_untrusted(payload: &[u8], pieces: u64) -> Result<Vec<(u32, [u8; 32])>, &'static str> {
-    if peek_untrusted(payload)?.2 != Kind::Pieces {
+    if peek_untrusted(payload)?.2 == Kind::Signature {
         return Err("basis: not pieces");
     }
     reserved_untrusted(payload, HEAD)?;
@@ -371,7 +376,7 @@ mod tests {
             parts[part][at..at + bytes.len()].copy_from_slice(bytes);
             build(&parts).err()
         };
-        assert_eq!(broken(0, 8, &[3]), Some("basis: unknown kind"));
+        assert_eq!(broken(0, 8, &[4]), Some("basis: unknown kind"));
         assert_eq!(broken(0, 9, &[1]), Some("basis: reserved bytes"));
         assert_eq!(broken(1, 12, &[9]), Some("basis: parts differ"));
         assert_eq!(broken(0, 12, &[0xff; 8]), Some("basis: too many blocks"));
@@ -397,7 +402,10 @@ mod tests {
     fn pieces_come_back_in_order_or_not_at_all() {
         let rows = [(1, [1; 32]), (4, [4; 32])];
         let mut payload = Vec::new();
-        encode_pieces((7, 9), &rows, &mut payload);
+        encode_pieces((7, 9), &rows, true, &mut payload);
+        assert_eq!(peek_untrusted(&payload), Ok((7, 9, Kind::PiecesFirst)));
+        payload.clear();
+        encode_pieces((7, 9), &rows, false, &mut payload);
         assert_eq!(peek_untrusted(&payload), Ok((7, 9, Kind::Pieces)));
         assert_eq!(pieces_untrusted(&payload, 5), Ok(rows.to_vec()));
         assert!(pieces_untrusted(&payload, 4).is_err());
@@ -406,7 +414,7 @@ mod tests {
             assert!(pieces_untrusted(&payload[..cut], 5).is_err());
         }
         payload.clear();
-        encode_pieces((7, 9), &[rows[1], rows[0]], &mut payload);
+        encode_pieces((7, 9), &[rows[1], rows[0]], false, &mut payload);
         assert!(pieces_untrusted(&payload, 5).is_err());
     }
 }

@@ -12,6 +12,7 @@ import pytest
 
 from agentd import _core
 from tests.helpers.payloads import (
+    DELTA,
     DIRECTORY,
     END,
     FIRST,
@@ -238,6 +239,30 @@ def test_pieces_come_in_any_order_and_continue_after_a_break(tmp_path: Path) -> 
     assert (dst / "big").read_bytes() == content
     assert (dst / "big").stat().st_mtime_ns == 3
     assert not leftovers(dst)
+
+
+def test_a_partial_and_a_basis_are_both_of_use(tmp_path: Path) -> None:
+    content, pieces = large(2 * PIECE)
+    (tmp_path / "big").write_bytes(b"x" + content)
+    (tmp_path / f".big.{TAG}00000000.sync~").write_bytes(pieces[0])
+    size = len(content)
+    with receiving(tmp_path) as driver:
+        driver.send_list([Group(b"", [ROOT, Entry(b"big", size=size, mtime_ns=3)])]).end_list()
+        driver.run(lambda: len(driver.bases) >= 2 and driver.bases[-1][32] == 1)
+        assert [basis[8] for basis in driver.bases] == [3, 1]
+        assert driver.bases[0][20:] == cv(pieces[0], 0, size)
+        moved = b"\1" + PIECE.to_bytes(4, "little") + (PIECE + 1).to_bytes(8, "little")
+        driver.data(
+            pack_record(PIECE_RECORD, 0, 1, size=size, hash_=cv(pieces[0], 0, size), encoding=SAME),
+            pack_record(PIECE_RECORD, 0, 1, moved, size=size, hash_=cv(pieces[1], 1, size), piece=1, encoding=DELTA),
+            pack_record(END, 0, 1, size=size, hash_=blake3.blake3(content).digest(), mtime_ns=3),
+        )
+        driver.run()
+        assert driver.done
+        assert not driver.problems
+        assert driver.engine.counters()["literal"] == 0
+    assert (tmp_path / "big").read_bytes() == content
+    assert not leftovers(tmp_path)
 
 
 def test_a_wrong_hash_never_replaces_anything(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 from blake3 import blake3
 
+from agentd import _core
 from agentd._core import EngineClosed, PeerViolation
 from tests.helpers import sending
 from tests.helpers.sending import MIB, Record, Sending, bitmap, buffer
@@ -43,9 +44,9 @@ def signature(entry: tuple[int, int], basis: bytes, block_len: int, parts: int =
     return payloads
 
 
-def pieces(entry: tuple[int, int], held: dict[int, bytes]) -> bytes:
+def pieces(entry: tuple[int, int], held: dict[int, bytes], kind: int = 2) -> bytes:
     rows = b"".join(struct.pack("<I32s", number, value) for number, value in sorted(held.items()))
-    return struct.pack("<IIB3xI", *entry, 2, len(held)) + rows
+    return struct.pack("<IIB3xI", *entry, kind, len(held)) + rows
 
 
 def rebuilt(records: list[Record], basis: bytes) -> bytes:
@@ -140,6 +141,24 @@ def test_pieces_that_the_partial_holds_are_not_sent(tmp_path: Path) -> None:
         assert running.sender.counters()["matched"] == MIB + 9
 
 
+def test_what_a_partial_lacks_is_made_from_the_basis(tmp_path: Path) -> None:
+    data = os.urandom(3 * MIB)
+    basis = b"longer in front" + data
+    (tmp_path / "file").write_bytes(data)
+    value = _core._selftest("chaining-value", data[:MIB], {"piece": 0, "size": len(data)})
+    with Sending(tmp_path) as running:
+        running.list_all()
+        running.want(basis=(b"file",))
+        entry = running.find(b"file")
+        running.sender.basis_untrusted(buffer(pieces(entry, {0: value}, kind=3)))
+        for payload in signature(entry, basis, 4096, 2):
+            running.sender.basis_untrusted(buffer(payload))
+        running.until_resolved(1)
+        found = sorted((r for r in running.records if r.kind == sending.PIECE), key=lambda record: record.piece)
+        assert [record.encoding for record in found] == [sending.SAME, sending.DELTA, sending.DELTA]
+        assert running.sender.counters()["literal"] < 3 * 4096
+
+
 def hostile_basis(entry: tuple[int, int]) -> list[bytes]:
     good = signature(entry, bytes(5000), 704)[0]
     return [
@@ -157,6 +176,7 @@ def hostile_basis(entry: tuple[int, int]) -> list[bytes]:
         good[:24] + b"\1" + good[25:],
         pieces(entry, {1: bytes(32)}),
         pieces(entry, {0: bytes(32)})[:-1],
+        pieces(entry, {0: bytes(32)}, kind=4),
         struct.pack("<IIB3xI", *entry, 2, 2**32 - 1),
     ]
 

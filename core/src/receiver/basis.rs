@@ -2,13 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::Shared;
 use super::apply::target;
-use super::large::{Basis, Large};
+use super::large::{Basis, Large, Partial};
 use super::rw::read_at;
 use super::state::Pending;
 use crate::beneath::{self, lock};
@@ -24,27 +23,52 @@ pub fn answer(shared: &Shared, chunk: u32, index: u32, partial: Option<Vec<u8>>)
     let Some(pending) = lock(&shared.pending).get(&chunk).cloned() else {
         return;
     };
-    if let Some(temp) = partial {
-        if pieces(shared, &pending, index, &temp).is_ok() {
-            return;
+    let partial = partial.and_then(|temp| {
+        let found = pieces(shared, &pending, index, &temp);
+        if found.is_err() && !shared.stopped() {
+            let (dir, ..) = target(shared, &pending, index);
+            pending.touch(index);
+            let removed = shared
+                .handles()
+                .and_then(|h| h.dir(dir))
+                .and_then(|fd| beneath::unlink_at(&*fd, &temp));
+            drop(removed); // what is not ours to remove stays
         }
-        let (dir, ..) = target(shared, &pending, index);
-        pending.touch(index);
-        let removed = shared
-            .handles()
-            .and_then(|h| h.dir(dir))
-            .and_then(|fd| beneath::unlink_at(&*fd, &temp));
-        drop(removed); // what is not ours to remove stays
+        found.ok()
+    });
+    if shared.stopped() {
+        return;
     }
-    if sign(shared, &pending, index).is_err() {
-        send_part(shared, (chunk, index), &unsigned(0, [0; 16]), 0, (&[], &[]), true);
+    let basis = open(shared, &pending, index)
+        .ok()
+        .filter(|basis| basis.size > 0)
+        .zip(random_key());
+    let said = partial.as_ref().map(|partial| {
+        let numbered: Vec<(u32, [u8; 32])> = (0..).zip(partial.held.iter().copied()).collect();
+        let mut payload = Vec::new();
+        signature::encode_pieces((chunk, index), &numbered, basis.is_some(), &mut payload);
+        payload
+    });
+    if let Some((basis, key)) = basis {
+        // The sender begins when the signature's last part is there.
+        said.into_iter()
+            .for_each(|pieces| shared.out.event(("basis", 0, Some(pieces))));
+        return sign(shared, &pending, index, partial, basis, key);
+    }
+    shared.queue.signed(0);
+    keep(shared, (chunk, index), &Arc::new(Large::with(partial, None, 0)));
+    match said {
+        Some(pieces) => shared.out.event(("basis", 0, Some(pieces))),
+        None => send_part(shared, (chunk, index), &unsigned(0, [0; 16]), 0, (&[], &[]), true),
     }
 }
 
-fn open(shared: &Shared, pending: &Pending, index: u32) -> io::Result<(OwnedFd, beneath::Meta)> {
+/// The old file that stands where the wanted one goes.
+fn open(shared: &Shared, pending: &Pending, index: u32) -> io::Result<Basis> {
     let (dir, name, _) = target(shared, pending, index);
     let dir = shared.handles()?.dir(dir)?;
-    beneath::open_read_at(&*dir, name)
+    let (file, meta) = beneath::open_read_at(&*dir, name)?;
+    Ok(Basis { file, size: meta.size })
 }
 
 /// A signature in the making: several workers take stretches of the basis, which go out in order.
@@ -67,18 +91,12 @@ struct Ready {
     next: u64,
 }
 
-fn sign(shared: &Shared, pending: &Arc<Pending>, index: u32) -> io::Result<()> {
-    let (file, meta) = open(shared, pending, index)?;
-    let size = meta.size;
-    if size == 0 {
-        return Err(io::ErrorKind::UnexpectedEof.into());
-    }
-    let mut key = [0; 16];
-    rustix::rand::getrandom(&mut key, rustix::rand::GetRandomFlags::empty())?;
+fn sign(shared: &Shared, pending: &Arc<Pending>, index: u32, partial: Option<Partial>, basis: Basis, key: [u8; 16]) {
+    let size = basis.size;
     let whole = unsigned(size, key);
     let signed = 20 * signature::block_count(size, whole.block_len);
     shared.queue.signed(signed);
-    let large = Arc::new(Large::with_basis(Basis { file, size }, signed));
+    let large = Arc::new(Large::with(partial, Some(basis), signed));
     keep(shared, (pending.n, index), &large);
     let block = u64::from(whole.block_len);
     let signing = Arc::new(Signing {
@@ -96,7 +114,14 @@ fn sign(shared: &Shared, pending: &Arc<Pending>, index: u32) -> io::Result<()> {
         shared.queue.help_sign(&signing);
     }
     signing.work(shared);
-    Ok(())
+}
+
+/// A key for one signature's strong sums: nobody can make files whose blocks collide under it. None when the system
+/// has no random numbers; the file then comes whole.
+fn random_key() -> Option<[u8; 16]> {
+    let mut key = [0; 16];
+    let filled = rustix::rand::getrandom(&mut key, rustix::rand::GetRandomFlags::empty());
+    (filled == Ok(key.len())).then_some(key)
 }
 
 impl Signing {
@@ -171,8 +196,8 @@ fn send_part(
     shared.out.event(("basis", 0, Some(payload)));
 }
 
-/// Hashes the pieces of a partial from disk, and continues it.
-fn pieces(shared: &Shared, pending: &Arc<Pending>, index: u32, temp: &[u8]) -> io::Result<()> {
+/// The partial `temp`, its pieces hashed from disk. Err when it is nothing to continue.
+fn pieces(shared: &Shared, pending: &Arc<Pending>, index: u32, temp: &[u8]) -> io::Result<Partial> {
     let (dir, _, entry) = target(shared, pending, index);
     let dir = shared.handles()?.dir(dir)?;
     let (file, meta) = beneath::open_write_at(&*dir, temp)?;
@@ -185,21 +210,17 @@ fn pieces(shared: &Shared, pending: &Arc<Pending>, index: u32, temp: &[u8]) -> i
     let mut buf = buffer::take(PIECE);
     for number in 0..count {
         if shared.stopped() {
-            return Ok(());
+            return Err(io::ErrorKind::Interrupted.into());
         }
         let from = u64::from(number) * PIECE as u64;
         buf.resize((meta.size - from).min(PIECE as u64) as usize, 0);
         read_at(&file, from, &mut buf)?;
-        let hash = piece::chaining_value(&buf, number, entry.size);
-        held.push(hash);
+        held.push(piece::chaining_value(&buf, number, entry.size));
     }
     buffer::give(buf);
-    let numbered: Vec<(u32, [u8; 32])> = (0..).zip(held.iter().copied()).collect();
-    let mut payload = Vec::new();
-    signature::encode_pieces((pending.n, index), &numbered, &mut payload);
-    shared.queue.signed(0);
-    let large = Arc::new(Large::with_partial(file, temp.to_vec(), held));
-    keep(shared, (pending.n, index), &large);
-    shared.out.event(("basis", 0, Some(payload)));
-    Ok(())
+    Ok(Partial {
+        file,
+        temp: temp.to_vec(),
+        held,
+    })
 }

@@ -20,6 +20,14 @@ pub struct Basis {
     pub size: u64,
 }
 
+/// A temporary file of an earlier session, to be continued.
+pub struct Partial {
+    pub file: OwnedFd,
+    pub temp: Vec<u8>,
+    /// Hashes of its pieces.
+    pub held: Vec<[u8; 32]>,
+}
+
 /// One such file.
 #[derive(Default)]
 pub struct Large {
@@ -61,24 +69,17 @@ pub enum Progress {
 }
 
 impl Large {
-    /// With a basis, a signature of which goes to the sender.
-    pub fn with_basis(basis: Basis, signed: u64) -> Self {
-        Self {
-            basis: Some(basis),
-            signed: Some(signed),
-            ..Self::default()
-        }
-    }
-
-    /// Continues the partial `temp`, which holds pieces with these hashes.
-    pub fn with_partial(file: OwnedFd, temp: Vec<u8>, held: Vec<[u8; 32]>) -> Self {
+    /// With what is here of it: a basis, a signature of `signed` bytes of which goes to the sender, and a partial.
+    pub fn with(partial: Option<Partial>, basis: Option<Basis>, signed: u64) -> Self {
+        let (file, held) = partial.map_or((None, Vec::new()), |p| (Some((Arc::new(p.file), p.temp)), p.held));
         let inner = Inner {
-            file: Some((Arc::new(file), temp)),
+            file,
             ..Inner::default()
         };
         Self {
+            basis,
             held,
-            signed: Some(0),
+            signed: Some(signed),
             inner: Mutex::new(inner),
             ..Self::default()
         }

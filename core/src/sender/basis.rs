@@ -24,6 +24,8 @@ pub struct Bases {
 
 struct Awaited {
     chunk: Arc<Chunk>,
+    /// None until they came.
+    pieces: Option<Pieces>,
     /// None until its first part.
     builder: Option<SignatureBuilder>,
     share: Share,
@@ -52,40 +54,36 @@ impl Drop for Share {
     }
 }
 
-/// What is known of the receiver's file.
-pub enum Known {
-    /// Nothing: all is sent as it is.
-    Nothing,
-    /// Hashes of pieces of its partial, by number.
-    Pieces(HashMap<u32, [u8; 32]>),
+/// Hashes of pieces, by number.
+type Pieces = HashMap<u32, [u8; 32]>;
+
+/// What is known of the receiver's file; nothing by default: all is sent as it is.
+#[derive(Default)]
+pub struct Known {
+    /// What its partial holds.
+    pub pieces: Pieces,
     /// The blocks of its basis, and how long one is.
-    Blocks(Matcher, u32),
+    pub blocks: Option<(Matcher, u32)>,
 }
 
 /// A file to send as what the receiver lacks of it.
 pub struct Rebuild {
     /// The file, by itself.
     pub batch: Batch,
-    basis: Basis,
+    pieces: Pieces,
+    signature: Option<Signature>,
     _share: Share,
-}
-
-enum Basis {
-    Pieces(HashMap<u32, [u8; 32]>),
-    Signature(Signature),
 }
 
 impl Rebuild {
     /// Indexes the basis: work for a reader.
     pub fn begin(self) -> (Batch, Known) {
-        let known = match self.basis {
-            Basis::Pieces(pieces) => Known::Pieces(pieces),
-            Basis::Signature(signature) => {
-                let block_len = signature.block_len;
-                Known::Blocks(Matcher::new(signature), block_len)
-            }
-        };
-        (self.batch, known)
+        let blocks = self.signature.map(|signature| {
+            let block_len = signature.block_len;
+            (Matcher::new(signature), block_len)
+        });
+        let pieces = self.pieces;
+        (self.batch, Known { pieces, blocks })
     }
 }
 
@@ -95,6 +93,7 @@ impl Bases {
         for index in files {
             let awaited = Awaited {
                 chunk: Arc::clone(chunk),
+                pieces: None,
                 builder: None,
                 share: Share {
                     held: Arc::clone(&self.held),
@@ -113,24 +112,28 @@ impl Bases {
             .get_mut(&(n, index))
             .ok_or("a BASIS for what none was announced")?;
         awaited.share.add_untrusted(payload.len())?;
-        let basis = match kind {
+        let mut whole = None;
+        match kind {
             Kind::Signature => {
                 let builder = awaited.builder.get_or_insert_default();
-                builder.part_untrusted(payload)?.map(Basis::Signature)
+                whole = builder.part_untrusted(payload)?;
             }
-            Kind::Pieces if awaited.builder.is_none() => {
+            _ if awaited.builder.is_some() || awaited.pieces.is_some() => {
+                return Err("pieces in a BASIS that has begun");
+            }
+            _ => {
                 let pieces = piece::count(awaited.chunk.entry(index).size);
                 let pieces = signature::pieces_untrusted(payload, pieces)?;
-                Some(Basis::Pieces(pieces.into_iter().collect()))
+                awaited.pieces = Some(pieces.into_iter().collect());
             }
-            Kind::Pieces => return Err("a BASIS of two kinds"),
-        };
-        let Some(basis) = basis else {
+        }
+        if whole.is_none() && kind != Kind::Pieces {
             return Ok(None);
-        };
+        }
         Ok(self.awaited.remove(&(n, index)).map(|awaited| Rebuild {
             batch: Batch::one(n, awaited.chunk, index),
-            basis,
+            pieces: awaited.pieces.unwrap_or_default(),
+            signature: whole,
             _share: awaited.share,
         }))
     }

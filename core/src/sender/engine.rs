@@ -192,7 +192,7 @@ impl Engine {
     fn read(&self) {
         while let Some(work) = self.queue.take() {
             match work {
-                Work::Batch(batch) => read::send(&batch, Known::Nothing, self),
+                Work::Batch(batch) => read::send(&batch, Known::default(), self),
                 Work::Pieces(large, pieces) => large.send(pieces, self),
                 Work::Rebuild(rebuild) => {
                     let (batch, known) = rebuild.begin();

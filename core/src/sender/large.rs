@@ -63,11 +63,7 @@ impl Large {
         if state.trouble.is_some() || state.next == self.pieces {
             return None;
         }
-        let run = if matches!(self.known, Known::Blocks(..)) {
-            RUN
-        } else {
-            1
-        };
+        let run = if self.known.blocks.is_some() { RUN } else { 1 };
         let first = state.next;
         state.next += run.min(self.pieces - first);
         Some(first..state.next)
@@ -75,10 +71,7 @@ impl Large {
 
     /// Reads pieces and sends them; after the last ones, the file's END or its problem.
     pub fn send(&self, pieces: Range<u32>, engine: &Engine) {
-        let mut matcher = match &self.known {
-            Known::Blocks(matcher, _) => Some(matcher.clone()),
-            _ => None,
-        };
+        let mut matcher = self.known.blocks.as_ref().map(|(matcher, _)| matcher.clone());
         let mut values = Vec::new();
         let mut trouble = None;
         for number in pieces.clone() {
@@ -117,10 +110,12 @@ impl Large {
         let left = self.meta.size - offset;
         let len = left.min(PIECE as u64) as usize;
         // What the matcher wants to see behind the piece.
-        let behind = match self.known {
-            Known::Blocks(_, block_len) => u64::from(block_len).saturating_sub(1).min(left - len as u64) as usize,
-            _ => 0,
-        };
+        let block_len = self
+            .known
+            .blocks
+            .as_ref()
+            .map_or(0, |(_, block_len)| u64::from(*block_len));
+        let behind = block_len.saturating_sub(1).min(left - len as u64) as usize;
         let mut out = buffer::take(record::HEADER + len + behind);
         out.resize(record::HEADER, 0);
         let began = Instant::now();
@@ -132,16 +127,14 @@ impl Large {
         let mut literal = len as u64;
         let mut encoding = record::RAW;
         let mut tokens = Vec::new();
-        match (&self.known, matcher) {
-            (Known::Pieces(held), _) if held.get(&number) == Some(&value) => (encoding, literal) = (record::SAME, 0),
-            (_, Some(matcher)) => {
-                tokens.resize(record::HEADER, 0);
-                let stats = matcher.piece(data, offset, lookahead, &mut tokens);
-                if tokens.len() - record::HEADER < len {
-                    (encoding, literal) = (record::DELTA, stats.literal);
-                }
+        if self.known.pieces.get(&number) == Some(&value) {
+            (encoding, literal) = (record::SAME, 0);
+        } else if let Some(matcher) = matcher {
+            tokens.resize(record::HEADER, 0);
+            let stats = matcher.piece(data, offset, lookahead, &mut tokens);
+            if tokens.len() - record::HEADER < len {
+                (encoding, literal) = (record::DELTA, stats.literal);
             }
-            _ => {}
         }
         match encoding {
             record::SAME => out.truncate(record::HEADER),

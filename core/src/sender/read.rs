@@ -169,13 +169,7 @@ impl Filling<'_> {
             let began = Instant::now();
             let (file, meta) = self.open(index)?;
             if meta.size > piece::PIECE as u64 {
-                let large = Large::new(
-                    self.batch.n,
-                    index,
-                    file,
-                    meta,
-                    std::mem::replace(&mut self.known, Known::Nothing),
-                )?;
+                let large = Large::new(self.batch.n, index, file, meta, std::mem::take(&mut self.known))?;
                 self.engine.queue.share(Arc::new(large));
                 return Ok(());
             }
@@ -207,7 +201,7 @@ impl Filling<'_> {
         let hash = piece::hash(data);
         let mut literal = len;
         let mut encoding = record::RAW;
-        if let Known::Blocks(matcher, _) = &mut self.known {
+        if let Some((matcher, _)) = &mut self.known.blocks {
             let mut tokens = Vec::new();
             let stats = matcher.piece(data, 0, b"", &mut tokens);
             if tokens.len() < data.len() {
