@@ -80,7 +80,7 @@ def parse(path: str, text: str) -> Config:
     """The configuration in ``text``; ``path`` names it in errors.  Raises SyncError ``config``."""
     try:
         raw = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as e:
+    except (ValueError, RecursionError) as e:  # ValueError: also a number of thousands of digits
         said = re.fullmatch(r"(.*) \(at line (\d+), column \d+\)", str(e), re.DOTALL)
         line, what = (int(said[2]), said[1]) if said else (text.count("\n") + 1, str(e))
         raise SyncError("config", f"{path}:{line}: {escape_text(what)}", "this is not valid TOML") from None
@@ -327,7 +327,7 @@ def _header(line: str) -> tuple[str, ...] | None:
         return None
     try:
         value: Any = tomllib.loads(line.strip())
-    except (tomllib.TOMLDecodeError, RecursionError):
+    except (ValueError, RecursionError):
         return None
     path: list[str] = []
     while isinstance(value, list) or value:

@@ -21,6 +21,8 @@ EXIT_PIPE = 141
 def main(words: list[str] | None = None) -> int:
     """Run a command line (sys.argv's when None); the exit status."""
     words = sys.argv[1:] if words is None else words
+    if None in (sys.stdin, sys.stdout, sys.stderr):
+        _stand_in()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
@@ -42,6 +44,16 @@ def main(words: list[str] | None = None) -> int:
         said = f"{type(e).__name__}: {e}"
         hint = "this is a defect; run it again with SYNCCTL_TRACEBACK=1 and report it"
         return report(SyncError("internal", said, hint), json="--json" in words)
+
+
+def _stand_in() -> None:
+    """Standard streams that were closed lead nowhere: else the next socket, or the agent's, would get their numbers."""
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(fd, True)
+    os.close(fd)
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - for as long as the process lives
 
 
 def entry() -> NoReturn:

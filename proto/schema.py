@@ -101,6 +101,8 @@ def check_text(name: str, value: object, maximum: int = TEXT_MAX) -> None:
     """``value`` is a text of at most ``maximum`` characters that UTF-8 can hold."""
     if type(value) is not str or len(value) > maximum:
         raise RemoteProtocolError(f"{name}: not a text of at most {maximum} characters")
+    if not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):  # JSON can say half a surrogate pair
+        raise RemoteProtocolError(f"{name}: not a text that UTF-8 can hold")
 
 
 def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections import deque
 from contextlib import suppress
@@ -32,6 +33,8 @@ _STEADY_S = 10.0
 """A link that lived shorter counts as a failure, or it would be made ten times a second."""
 
 _ENVIRONMENTS = 4
+
+_log = logging.getLogger(__name__)
 
 
 class LinkStatus(NamedTuple):
@@ -153,7 +156,7 @@ class Host:
                 await self._wanted.wait()
                 if self._attempt is None:
                     self._attempt = _Attempt()
-                if await self._live(self._attempt):
+                if await self._live_or_fail(self._attempt):
                     self._state = "waiting"
                     with trio.move_on_after(self.backoff_s()):
                         await self._wanted.wait()
@@ -161,6 +164,20 @@ class Host:
         finally:
             if self._attempt is not None:
                 self._attempt.end(SyncError("agent-stopping", "the agent is stopping"))
+
+    async def _live_or_fail(self, attempt: _Attempt) -> bool:
+        """As _live(); a defect in one link fails its callers, and ends neither the other links nor the agent."""
+        try:
+            return await self._live(attempt)
+        except Exception as e:  # noqa: BLE001 - said to whoever waits, and logged
+            _log.exception("a link failed by a defect", extra={"host": self.host})
+            self._error = SyncError("internal", f"{escape_text(self.host)}: {type(e).__name__} in its link")
+            self._state = "failed"
+            self._failures += 1
+            if self._attempt is attempt:
+                self._attempt = None
+            attempt.end(self._error)
+            return False
 
     async def _live(self, attempt: _Attempt) -> bool:
         """Connect, and serve until the link is lost; whether to come back without being asked."""

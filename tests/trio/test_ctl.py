@@ -189,6 +189,19 @@ async def test_without_an_agent(tmp_path: Path, verb: str) -> None:
         assert done.stderr == b"syncctl: no agent is running here\n  start it with 'syncctl start'\n"
 
 
+@pytest.mark.parametrize("closed", ["0<&-", "1>&-", "2>&-", "0<&- 1>&- 2>&-"])
+async def test_closed_standard_streams(tmp_path: Path, closed: str) -> None:
+    """As in a cron job or a hook; what is opened next must not get their numbers."""
+    async with open_cli(tmp_path) as cli:
+        cli.room.sessions.go.set()
+        words = cli.command("push", "/from", "/to")
+        shell = ["/bin/sh", "-c", f'"$@" {closed}', "sh", *words]
+        with trio.fail_after(30):
+            done = await trio.run_process(shell, capture_stdout=True, capture_stderr=True, check=False, **cli.options)
+        assert (done.returncode, done.stderr) == (0, b"")
+        assert bool(done.stdout) == ("1>" not in closed)
+
+
 async def test_an_interrupt_cancels_cleanly(tmp_path: Path) -> None:
     async with open_cli(tmp_path) as cli, trio.open_nursery() as nursery:
         process = await cli.start(nursery, "push", "x", "box:y", capture_stderr=True)

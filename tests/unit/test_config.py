@@ -77,6 +77,7 @@ PAIR = '[pair.a]\nsource = "/a"\ndestination = "b:c"\n'
         ("[ssh]\nx = 1\n", 2, ["[ssh] x", "unknown", "config_file, transport, dead_after_s"]),
         ("\n[shh]\n", 2, ["shh", "ssh, host, pair"]),
         ("y = 1", 1, ["y", "unknown"]),
+        ("y = " + "9" * 5000, 1, ["digits"]),
         ('[ssh]\n\ntransport = "rsh"', 3, ["transport", "auto, openssh, asyncssh, stdio"]),
         ("[ssh]\ntransport = 1", 2, ["transport", "auto, openssh"]),
         ("[ssh]\ndead_after_s = 0", 2, ["dead_after_s", "from 1 to 3600"]),

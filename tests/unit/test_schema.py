@@ -51,7 +51,7 @@ CHECKS: list[tuple[str, tuple[Any, ...], list[object], list[object]]] = [
     ("check_uint", (10, 2), [2, 10], [1, 11, -1, True, 2.0, "2", None]),
     ("check_bool", (), [True, False], [0, 1, None, "true"]),
     ("check_bytes", (3, 1), [b"a", b"abc"], [b"", b"abcd", "a", bytearray(b"a"), None]),
-    ("check_text", (3,), ["", "abc", "äöü"], ["abcd", b"a", None]),
+    ("check_text", (3,), ["", "abc", "äöü"], ["abcd", b"a", None, "a\ud800"]),
     ("check_choice", (("a", "b"),), ["a", "b"], ["c", b"a", ["a"], None]),
     ("check_list", (2,), [[], [1, 2], (1,)], [[1, 2, 3], {}, "ab", None]),
     ("check_path", (3,), [b"a", b"\xff"], [b"", b"a\0", b"abcd", "a"]),
