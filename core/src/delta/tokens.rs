@@ -1,0 +1,134 @@
+//! The tokens of a delta: written by the matcher, applied by the receiver.
+
+use std::io;
+
+use super::Stats;
+
+pub(super) const LITERAL: u8 = 0;
+pub(super) const COPY: u8 = 1;
+/// Well below what a length field holds.
+const TOKEN_MAX: usize = 1 << 30;
+
+/// Writes tokens, neighbouring copies as one.
+pub(super) struct Tokens<'a> {
+    pub(super) out: &'a mut Vec<u8>,
+    pub(super) window: &'a [u8],
+    /// How much of the window the tokens make, the pending copy included.
+    pub(super) done: usize,
+    /// Not written yet: where in the basis, how long.
+    pub(super) copy: Option<(u64, usize)>,
+    pub(super) stats: Stats,
+}
+
+impl Tokens<'_> {
+    pub(super) fn copy(&mut self, at: usize, basis: u64, len: usize) {
+        self.literal(at);
+        self.done = at + len;
+        self.stats.matched += len as u64;
+        match &mut self.copy {
+            Some((begin, so_far)) if *begin + *so_far as u64 == basis && *so_far + len <= TOKEN_MAX => *so_far += len,
+            _ => {
+                self.flush();
+                self.copy = Some((basis, len));
+            }
+        }
+    }
+
+    /// What is not done before `until` is literal.
+    pub(super) fn literal(&mut self, until: usize) {
+        if self.done == until {
+            return;
+        }
+        self.flush();
+        for bytes in self.window[self.done..until].chunks(TOKEN_MAX) {
+            self.out.push(LITERAL);
+            self.out.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
+            self.out.extend_from_slice(bytes);
+            self.stats.literal += bytes.len() as u64;
+        }
+        self.done = until;
+    }
+
+    pub(super) fn flush(&mut self) {
+        if let Some((basis, len)) = self.copy.take() {
+            self.out.push(COPY);
+            self.out.extend_from_slice(&(len as u32).to_le_bytes());
+            self.out.extend_from_slice(&basis.to_le_bytes());
+        }
+    }
+
+    pub(super) fn finish(mut self) -> Stats {
+        self.literal(self.window.len());
+        self.flush();
+        self.stats
+    }
+}
+
+/// Why tokens were not applied.
+#[derive(Debug)]
+pub enum ApplyError {
+    /// They break the protocol; how.
+    Violation(&'static str),
+    /// The basis could not be read.
+    Io(io::Error),
+}
+
+/// Fills `out`, a piece of `piece_len` bytes, from a peer's tokens.
+///
+/// `read_basis(offset, buffer)` fills its buffer from a basis of `basis_size` bytes; it is asked for nothing else.
+pub fn apply_untrusted(
+    tokens: &[u8],
+    piece_len: usize,
+    basis_size: u64,
+    mut read_basis: impl FnMut(u64, &mut [u8]) -> io::Result<()>,
+    out: &mut [u8],
+) -> Result<Stats, ApplyError> {
+    let mut room = out
+        .get_mut(..piece_len)
+        .ok_or(ApplyError::Violation("delta: no room for the piece"))?;
+    let mut stats = Stats::default();
+    let mut rest = tokens;
+    while let Some((&kind, after)) = rest.split_first() {
+        let (len, after) = after
+            .split_first_chunk()
+            .ok_or(ApplyError::Violation("delta: truncated"))?;
+        let len = u32::from_le_bytes(*len);
+        if len == 0 {
+            return Err(ApplyError::Violation("delta: empty token"));
+        }
+        let (here, left) = room
+            .split_at_mut_checked(len as usize)
+            .ok_or(ApplyError::Violation("delta: longer than its piece"))?;
+        rest = match kind {
+            LITERAL => {
+                let split = after.split_at_checked(here.len());
+                let (literal, after) = split.ok_or(ApplyError::Violation("delta: truncated"))?;
+                here.copy_from_slice(literal);
+                stats.literal += u64::from(len);
+                after
+            }
+            COPY => {
+                let (offset, after) = after
+                    .split_first_chunk()
+                    .ok_or(ApplyError::Violation("delta: truncated"))?;
+                let offset = u64::from_le_bytes(*offset);
+                if basis_size
+                    .checked_sub(offset)
+                    .is_none_or(|behind| behind < u64::from(len))
+                {
+                    return Err(ApplyError::Violation("delta: copies from outside the basis"));
+                }
+                read_basis(offset, here).map_err(ApplyError::Io)?;
+                stats.matched += u64::from(len);
+                after
+            }
+            _ => return Err(ApplyError::Violation("delta: unknown token")),
+        };
+        room = left;
+    }
+    if room.is_empty() {
+        Ok(stats)
+    } else {
+        Err(ApplyError::Violation("delta: shorter than its piece"))
+    }
+}
