@@ -25,8 +25,11 @@ from proto.session import ReceiverSession, SenderSession
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
+    from agentd.sync.abandoned import Abandoned
     from agentd.sync.roots import Root
     from agentd.sync.routes import Route
+
+    Linger = Callable[[Callable[[], Awaitable[None]]], Awaitable[None]]
 
 PROGRESS_S = 0.1
 
@@ -42,7 +45,7 @@ CLOSED_PATIENCE_S = 10.0
 
 
 class Initiator:
-    """Runs ``job``.  ``linger`` takes what may happen after the result is known."""
+    """Runs ``job``.  ``linger`` takes what may happen after the result is known; ``abandoned`` outlives it."""
 
     def __init__(
         self,
@@ -50,14 +53,17 @@ class Initiator:
         job: Job,
         environ: Mapping[str, str],
         report: Callable[[JobEvent], None],
-        linger: Callable[[Callable[[], Awaitable[None]]], Awaitable[None]],
+        linger: Linger,
+        abandoned: Abandoned,
     ) -> None:
         self._shop = shop
+        self._abandoned = abandoned
         self._job = job
         self._report = report
         self._linger = linger
         self._base = os.fsencode(environ.get("PWD", ""))
         self._session = os.urandom(16)
+        self._left: Open | None = None
         self._totals = Totals()
         self._wires: list[tuple[Connection, int, int]] = []
         self._pushing = job.source.host is None
@@ -71,12 +77,18 @@ class Initiator:
         find = roots.source_root if self._pushing else roots.destination_root
         root = await self._shop.blocking(find, path)
         if job.source.host is None and job.destination.host is None:
-            await self._guard_overlap(root)
+            far = roots.absolute(job.destination.path, self._base)
+            if roots.overlap(root, await self._shop.blocking(roots.destination_root, far)):
+                raise SyncError("overlap", f"{job.source} and {job.destination} are one or contain each other")
         writing: contextlib.AbstractAsyncContextManager[None] = contextlib.nullcontext()
         if not self._pushing:
             writing = self._shop.writing(self._session, root, str(job.source), dry_run=job.options.dry_run)
         async with writing:
-            stats, epochs = await self._epochs(route, root, path)
+            try:
+                stats, epochs = await self._epochs(route, root, path)
+            finally:
+                if self._left is not None and job.destination.host is not None:
+                    self._abandoned.add(job.destination.host, self._left)
         return Outcome(
             stats,
             self._totals.problems,
@@ -87,21 +99,17 @@ class Initiator:
             trio.current_time() - begun,
         )
 
-    async def _guard_overlap(self, source: Root) -> None:
-        path = roots.absolute(self._job.destination.path, self._base)
-        destination = await self._shop.blocking(roots.destination_root, path)
-        if roots.overlap(source, destination):
-            raise SyncError("overlap", f"{self._job.source} and {self._job.destination} are one or contain each other")
-
     async def _epochs(self, route: Route, root: Root, path: bytes) -> tuple[dict[str, int], int]:
-        fruitless = 0
-        opened = False
+        fruitless, opened = 0, False
         for epoch in itertools.count():
             self._totals.begin_epoch()
             one = _Epoch(self._shop, route, self._totals, self._report, self._wires)
             self._report(Progress("connecting" if epoch == 0 else "resuming", self._totals.with_earlier({})))
+            opening, host = self._opening(root, epoch), self._job.destination.host
             try:
-                stats = await one.run(self._opening(root, epoch), root, path, self._linger)
+                if host is not None:
+                    await self._abandoned.release(host, route)
+                stats = await one.run(opening, root, path, self._linger)
                 return self._totals.final(stats, epoch + 1), epoch + 1
             except ConnectionLost as e:
                 lost = await route.why_lost(e)
@@ -109,6 +117,9 @@ class Initiator:
                 if e.code not in RETRYABLE or not opened:
                     raise
                 lost = e
+            finally:
+                if one.begun:
+                    self._left = None if one.ended else opening
             opened = opened or one.begun
             fruitless = 0 if one.moved else fruitless + 1
             if fruitless >= FRUITLESS_MAX or lost.code not in RETRYABLE:
@@ -157,6 +168,8 @@ class _Epoch:
     ) -> None:
         self.begun = False
         """Whether a connection was made and the session opened on it."""
+        self.ended = False
+        """Whether it is known that the other side has nothing of it left."""
         self.moved = False
         """Whether it got anything done that the next one need not do again."""
         self._shop = shop
@@ -165,22 +178,18 @@ class _Epoch:
         self._report = report
         self._wires = wires
 
-    async def run(
-        self,
-        opening: Open,
-        root: Root,
-        path: bytes,
-        linger: Callable[[Callable[[], Awaitable[None]]], Awaitable[None]],
-    ) -> dict[str, int]:
+    async def run(self, opening: Open, root: Root, path: bytes, linger: Linger) -> dict[str, int]:
         """The receiver's counters.  Raises ConnectionLost or SyncError."""
         connection = await self._connect()
         kept = False
         try:
             with Wake() as wake:
                 endpoint, opening = await self._endpoint(opening, root, path, wake)
+                pump = Pump(connection, endpoint, wake)
                 try:
-                    pump = await self._pump(connection, endpoint, opening, wake)
+                    await self._run(pump, connection, opening)
                 finally:
+                    self.ended = pump.refused or endpoint.finished
                     await self._shop.close(endpoint)
                     counters = endpoint.counters()
                     self.moved = counters.get("data_bytes", 0) > 0
@@ -223,10 +232,9 @@ class _Epoch:
         )
         return endpoint, opening._replace(state=receiver.state)
 
-    async def _pump(self, connection: Connection, endpoint: Endpoint, opening: Open, wake: Wake) -> Pump:
-        pump = Pump(connection, endpoint, wake)
+    async def _run(self, pump: Pump, connection: Connection, opening: Open) -> None:
         try:
-            endpoint.session.send(opening)
+            pump.endpoint.session.send(opening)
             await connection.send(opening)
             self.begun = True
             async with beside(self._watch, pump, opening):
@@ -241,7 +249,6 @@ class _Epoch:
             if not pump.refused:
                 await refuse(connection, e)
             raise
-        return pump
 
     async def _watch(self, pump: Pump, opening: Open) -> None:
         """Report progress; put more connections to work when there is much to move over a long link."""

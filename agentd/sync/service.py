@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from agentd.sync import roots
+from agentd.sync.abandoned import Abandoned
 from agentd.sync.common import Journal, Workshop, close_now, greeted, refuse
 from agentd.sync.engines import CrateEngines, Engines, Tuning
 from agentd.sync.initiator import Initiator
@@ -56,6 +57,7 @@ class Sessions:
         )
         self._served: dict[Key, Served] = {}
         self._epochs: OrderedDict[Key, tuple[int, Totals]] = OrderedDict()
+        self._abandoned = Abandoned()
         self._serving = 0
         self._nursery: trio.Nursery | None = None
 
@@ -71,7 +73,7 @@ class Sessions:
 
     async def run_job(self, job: Job, environ: Mapping[str, str], report: Callable[[JobEvent], None]) -> Outcome:
         """Sync once.  Raises SyncError; when cancelled, the session is cancelled at both ends."""
-        initiator = Initiator(self._shop, job, environ, report, self._linger)
+        initiator = Initiator(self._shop, job, environ, report, self._linger, self._abandoned)
         host = job.source.host or job.destination.host
         if host is not None:
             return await initiator.run(LinkRoute(self._links, host, environ))

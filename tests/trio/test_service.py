@@ -403,6 +403,62 @@ async def test_an_initiator_that_vanishes(joined: Joined, roots: tuple[bytes, by
     await check_clean(joined)
 
 
+@pytest.mark.parametrize("how", ["cancelled", "given up"])
+async def test_a_way_that_was_cut_in_silence_leaves_no_root_busy(
+    joined: Joined, roots: tuple[bytes, bytes], autojump_clock: trio.testing.MockClock, how: str
+) -> None:
+    """The far end of it stays open; the next job there ends what is left, before it wants the same root."""
+    os.mkdir(roots[1] + b"/nested")
+    place(joined, push(roots), TREE)
+    place(joined, push((roots[0], roots[1] + b"/nested")), TREE)
+    real = joined.link.connection
+    closers: list[Any] = []
+
+    async def connection() -> Connection:
+        made = await real()
+        closers.append(made.aclose)
+        _goes_silent_after_open(made, lost=how == "given up")
+        return made
+
+    joined.link.connection = connection  # type: ignore[method-assign]
+    try:
+        if how == "cancelled":
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(joined.run_job, push(roots))
+                while not joined.there.journal.open:
+                    await trio.testing.wait_all_tasks_blocked(0.001)
+                nursery.cancel_scope.cancel()
+        else:
+            assert (await rejected(joined, push(roots))).code == "link-lost"
+        while not joined.there.journal.open:  # the last epoch may still be joining the one before
+            await trio.testing.wait_all_tasks_blocked(0.001)
+        joined.link.connection = real  # type: ignore[method-assign]
+        await joined.run_job(push((roots[0], roots[1] + b"/nested")))
+        await check_clean(joined)
+    finally:
+        for aclose in closers:
+            await aclose()
+
+
+def _goes_silent_after_open(connection: Connection, *, lost: bool) -> None:
+    """Nothing gets through any more, and the far end does not hear of that; here it is noticed when ``lost``."""
+    send = connection.send
+
+    async def silent_send(message: Any, payload: Any = None) -> None:
+        if isinstance(message, Open):
+            await send(message, payload)
+
+    async def silent_receive() -> tuple[Any, Any]:
+        await trio.sleep(5 if lost else 1e6)
+        raise ConnectionLost("nothing was heard")
+
+    async def silent_aclose() -> None:
+        await trio.lowlevel.checkpoint()
+
+    connection.send, connection.receive = silent_send, silent_receive  # type: ignore[method-assign,assignment]
+    connection.aclose = silent_aclose  # type: ignore[method-assign]
+
+
 @pytest.mark.parametrize("make", [push, pull])
 async def test_an_engine_that_fails_at_the_far_side(joined: Joined, roots: tuple[bytes, bytes], make: type) -> None:
     job = make(roots)
