@@ -52,6 +52,8 @@ def sync(operands: list[str], values: argv.Values) -> int:
         target = fsencode(word)
         path = b"/" in target or target in (b".", b"..") or target.startswith(b"~")
         targets.append(argv.absolute(target) if path else target)
+    if not targets:  # PWD travels as text only, and a directory's name need not be text
+        targets.append(argv.absolute(b"."))
     return _run(control.Sync(_REQUEST, targets, **_options(values)), values)
 
 

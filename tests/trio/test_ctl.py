@@ -150,6 +150,17 @@ async def test_several_pairs(tmp_path: Path) -> None:
         assert (await cli.run("sync")).returncode == 2
 
 
+async def test_sync_within_a_directory_whose_name_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text(f"[pair.a]\nsource='{tmp_path}'\ndestination='box:a'\n")
+    inside = os.fsencode(tmp_path) + b"/caf\xe9\n"
+    os.mkdir(inside)
+    async with open_cli(tmp_path) as cli:
+        cli.cwd = inside  # type: ignore[assignment]
+        cli.room.sessions.go.set()
+        done = await cli.run("sync")
+        assert (done.returncode, done.stderr) == (0, b"")
+
+
 async def test_pairs_of_the_configuration(tmp_path: Path) -> None:
     async with open_cli(tmp_path) as cli:
         assert (await cli.run("add", "site", "here", "box:there", "--mirror", "--exclude", "*.o")).returncode == 0
