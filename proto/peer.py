@@ -54,7 +54,8 @@ class Open(NamedTuple):
     """Begin a session, or take one up again under a higher epoch.
 
     ``side`` is what the *responder* is to be.  ``ancestry`` is the initiator's root and its ancestors as
-    (device, inode) pairs, by which a responder on the same machine finds roots that contain each other.
+    (device, inode) pairs, (0, 0) for a root that does not exist; by it a responder on the same machine finds roots that
+    contain each other.
     """
 
     session: bytes

@@ -132,5 +132,5 @@ def _guard_overlap(shop: Workshop, connection: Connection, root: roots.Root, ope
     ours, theirs = shop.identity(), greeted(connection)
     if ours.agent != theirs.agent and not (ours.machine and ours.machine == theirs.machine):
         return
-    if roots.overlaps_untrusted(root, opening.ancestry, missing=opening.state == "missing"):
+    if roots.overlaps_untrusted(root, opening.ancestry):
         raise SyncError("overlap", f"source and destination are one place or contain each other: {shown(root.path)}")

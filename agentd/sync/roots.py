@@ -30,8 +30,8 @@ class Root(NamedTuple):
 
     @property
     def ancestry(self) -> list[list[int]]:
-        """``chain`` as OPEN carries it."""
-        return [list(pair) for pair in self.chain]
+        """``chain`` as OPEN carries it, behind a place that is nobody's when the root itself does not exist."""
+        return [[0, 0]] * bool(self.missing) + [list(pair) for pair in self.chain]
 
 
 def absolute(path: bytes, base: bytes | None = None) -> bytes:
@@ -128,14 +128,14 @@ def overlap(a: Root, b: Root) -> bool:
     return _contains(a, b) or _contains(b, a)
 
 
-def overlaps_untrusted(root: Root, ancestry: list[list[int]], *, missing: bool) -> bool:
-    """The same for a root that another agent of this machine names by its ancestry (it is ``missing`` itself)."""
+def overlaps_untrusted(root: Root, ancestry: list[list[int]]) -> bool:
+    """The same for a root that another agent of this machine names by its ancestry."""
     chain = [tuple(pair) for pair in ancestry]
     if not chain:
         return False
     if root.kind != "missing" and root.chain[0] in chain:
         return True
-    return not missing and chain[0] in root.chain
+    return chain[0] in root.chain
 
 
 def _contains(outer: Root, inner: Root) -> bool:

@@ -39,6 +39,13 @@ def test_there_and_back_again(hosts: Hosts, place: Path) -> None:
     assert_same(first, back)
 
 
+def test_a_dry_run_beside_the_source_is_no_overlap(hosts: Hosts, place: Path) -> None:
+    build(hosts, place / "source", 103)
+    for run in (pull, push):
+        assert run(hosts, place / "source", place / "absent", "--dry-run").startswith("dry run")
+    assert not (place / "absent").exists()
+
+
 def test_one_file(hosts: Hosts, place: Path) -> None:
     with TreeBuilder(place / "source") as tree:
         tree.file(b"one", tree.noise(3 << 20), mode=0o600)
