@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -65,7 +66,7 @@ class ReceiverEngine(Engine, Protocol):
     def data_untrusted(self, payload: Any) -> None: ...  # noqa: D102
 
 
-class Endpoint:
+class Endpoint(ABC):
     """One side of a session.  ``take_*`` give what is to be sent now, already passed by the machine."""
 
     def __init__(self, session: Session, engine: Engine) -> None:
@@ -74,9 +75,9 @@ class Endpoint:
         """The other side's counters, once DONE or CLOSED brought them."""
         self._engine = engine
 
+    @abstractmethod
     def take_control(self) -> Outgoing | None:
         """The next control message; None while there is none.  Raises SyncError when the engine failed."""
-        raise NotImplementedError
 
     def take_data(self) -> Outgoing | None:
         """The next DATA, for any connection of the session; None while there is none."""
@@ -90,8 +91,9 @@ class Endpoint:
         with self._engine_errors():
             self._receive_untrusted(message, allocate(0) if payload is None else payload)
 
+    @abstractmethod
     def _receive_untrusted(self, message: Any, payload: Payload) -> None:
-        raise NotImplementedError
+        """Hand what the machine has passed to the engine."""
 
     def _sending(self, message: Message, payload: Payload | None = None) -> Outgoing:
         self.session.send(message, b"" if payload is None else payload)
