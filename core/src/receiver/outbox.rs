@@ -48,7 +48,6 @@ counters!(
     skipped,
     data_bytes,
     list_done,
-    full,
     compare_ns,
     sign_ns,
     apply_ns,
