@@ -22,13 +22,15 @@ SOURCES := pyproject.toml README.md core/Cargo.toml core/Cargo.lock \
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check bench wheel format clean
+.PHONY: help demo test check bench bench-gate bench-charts bench-baseline wheel format clean
 
 help:
 	@echo 'make demo     two agents, a real SSH link, a real tree: push, again, edit, pull'
 	@echo 'make test     every test'
 	@echo 'make check    format, lint, types, layers'
-	@echo 'make bench    side by side with rsync over the same sshd'
+	@echo 'make bench    side by side with rsync over the same sshd; every case: make bench ARGS=--full'
+	@echo 'make bench-gate      the same, and no figure worse than the committed baseline'
+	@echo 'make bench-charts    the last result (or RESULT="...") into docs/performance.md; bench-baseline: as the baseline'
 	@echo 'make format   format Python and Rust'
 	@echo 'make clean    remove everything that these made'
 
@@ -50,6 +52,15 @@ check: $(VENV)/installed $(VENV)/tools
 
 bench: $(VENV)/installed
 	@$(RUN) -m bench $(ARGS)
+
+bench-gate: $(VENV)/installed
+	@$(RUN) -m bench --gate $(ARGS)
+
+bench-charts: $(VENV)/installed
+	@$(RUN) -m bench.publish $(RESULT)
+
+bench-baseline: $(VENV)/installed
+	@$(RUN) -m bench.gate --write $(RESULT)
 
 format: $(VENV)/tools
 	$(RUN) -m ruff format .

@@ -1,7 +1,7 @@
-"""``python -m bench``: measure, check every tree that comes out, print the table, write the JSON.
+"""``python -m bench``: measure, check every tree that comes out, print the tables, write the JSON.
 
-The exit status: 0 when every bound is held; 1 when one is missed or a tree came out wrong; 2 when the machine lacks
-something.
+The exit status: 0 when every bound is held; 1 when one is missed, a tree came out wrong, or the gate does not let it
+pass; 2 when the machine lacks something.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from bench.cases import CASES, Case, SyncCase
+from bench import gate, report
+from bench.cases import CASES, selected
+from bench.contenders import PEERS
 from bench.hosts import find_syncctl
-from bench.report import document, machine, table
-from bench.run import Bench, Result
+from bench.run import Bench, Options, Result
 from tests.helpers.oracle import RSYNC
 from tests.helpers.sshd import SSHD
 
@@ -30,8 +31,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import FrameType
 
-RESULTS = Path(__file__).parent / "results"
-TREES = sorted({case.tree.name for case in CASES.values() if isinstance(case, SyncCase)})
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
+DISK = HERE.parent / "build"
+TREES = sorted({case.tree.name for case in CASES.values() if case.tree})
 _ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -39,36 +42,37 @@ def main() -> int:
     """Run what the command line asks for."""
     arguments = _arguments()
     if arguments.list:
-        print("\n".join(f"{case.name:<14} {case.what}" for case in CASES.values()))
+        print("\n".join(f"{case.name:<14} {'quick' if case.quick else '':<7}{case.what}" for case in CASES.values()))
         return 0
-    cases = [case for case in CASES.values() if not arguments.case or {case.name, _tree_of(case)} & set(arguments.case)]
-    lacking = _lacking(cases, arguments.where)
+    cases = selected(arguments.case, full=arguments.full)
+    lacking = _lacking(arguments)
     if lacking:
         sys.stderr.write("".join(f"bench: {line}\n" for line in lacking))
         return 2
     for number in _ENDS:
         signal.signal(number, _end)
+    begun = time.monotonic()
     results: list[Result] = []
-    with _alone(arguments.where), tempfile.TemporaryDirectory(prefix="syncctl-bench-", dir=arguments.where) as place:
+    with _alone(arguments.where), _place(arguments.where) as memory, _place(arguments.disk) as disk:
         installed = find_syncctl()
-        facts = {
-            "begun": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            **machine(installed, place, arguments.runs),
-        }
-        bench = Bench(Path(place), installed, arguments.runs, arguments.patience)
+        facts = report.machine(installed, memory)
+        options = Options(arguments.runs, arguments.patience, tuple(PEERS[name] for name in arguments.peer or ()))
+        bench = Bench(memory, disk, installed, options)
         for result in bench.measure(cases):
             results.append(result)
             for line in result.wrong:
                 sys.stderr.write(f"bench: {result.case.name}: {line}\n")
     results.sort(key=lambda result: cases.index(result.case))
-    print(table(results))
-    for after, processes in bench.memory_kib.items():
-        print(f"memory of the near agent and its children, after {after}: {sum(processes.values()) / 1000:.1f} MB PSS")
+    document = report.document(results, bench.pss_kib, facts)
+    print(report.tables(document))
+    print(f"{time.monotonic() - begun:.0f} s")
     path = arguments.json or RESULTS / (facts["begun"].replace(":", "") + ".json")
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(document(results, bench.memory_kib, facts), indent=1) + "\n")
+    path.write_text(json.dumps(document, indent=1) + "\n")
     print(f"written: {os.path.relpath(path)}")
-    return 0 if all(result.held for result in results) else 1
+    if arguments.gate:
+        return gate.check(document)
+    return 0 if all(case["verdict"] in ("ok", "skipped") for case in document["cases"]) else 1
 
 
 def _arguments() -> argparse.Namespace:
@@ -77,14 +81,23 @@ def _arguments() -> argparse.Namespace:
         "--case", action="append", choices=[*CASES, *TREES], metavar="NAME",
         help="only this case, or all of this tree; may be repeated",
     )  # fmt: skip
+    parser.add_argument("--full", action="store_true", help="every case, not only the short set")
     parser.add_argument("--list", action="store_true", help="name the cases and end")
-    parser.add_argument("--runs", type=_count, default=5, metavar="N", help="runs after the warm-up (%(default)s)")
+    parser.add_argument(
+        "--runs", type=_count, metavar="N", help="runs after the warm-up (each case has its own number)"
+    )
+    parser.add_argument("--peer", action="append", choices=list(PEERS), help="one more program; may be repeated")
     parser.add_argument("--where", default="/dev/shm", metavar="DIR", help="where the trees are (%(default)s)")
+    parser.add_argument(
+        "--disk", default=str(DISK), metavar="DIR",
+        help="where the trees of the case on a disk are (the build directory)",
+    )  # fmt: skip
     parser.add_argument(
         "--patience", type=float, default=2.0, metavar="S",
         help="wait up to S seconds before each run for the rest of the machine to be idle (%(default)s)",
     )  # fmt: skip
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there (default: bench/results/)")
+    parser.add_argument("--gate", action="store_true", help="compare with bench/baseline.json, fail on a regression")
     return parser.parse_args()
 
 
@@ -95,24 +108,25 @@ def _count(text: str) -> int:
     return number
 
 
-def _tree_of(case: Case) -> str | None:
-    return case.tree.name if isinstance(case, SyncCase) else None
-
-
-def _lacking(cases: list[Case], where: str) -> list[str]:
+def _lacking(arguments: argparse.Namespace) -> list[str]:
     """What this machine does not have, a line each."""
     found = {"sshd (Debian: apt install openssh-server)": SSHD, "rsync": RSYNC}
     found |= {name: shutil.which(name) for name in ("ssh", "ssh-keygen")}
     lines = [f"{name} is not installed" for name, path in found.items() if path is None]
-    if not os.path.exists("/proc/self/smaps_rollup"):
+    lines += [f"{name}: {lacks}" for name in arguments.peer or () if (lacks := PEERS[name].lacks())]
+    if not os.path.exists("/proc/self/clear_refs"):
         lines.append("this reads Linux's /proc")
-    if not os.path.isdir(where):
-        return [*lines, f"{where} is not a directory; name another with --where"]
-    room = max((case.tree.room_bytes for case in cases if isinstance(case, SyncCase)), default=0)
-    free = shutil.disk_usage(where).free
-    if free < room:
-        lines.append(f"{where} has {free / 1e9:.1f} GB free of {room / 1e9:.1f}; name another with --where")
+    if not os.path.isdir(arguments.where):
+        lines.append(f"{arguments.where} is not a directory; name another with --where")
     return lines
+
+
+@contextlib.contextmanager
+def _place(where: str) -> Iterator[Path]:
+    """A directory for trees there, gone afterwards."""
+    os.makedirs(where, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="syncctl-bench-", dir=where) as directory:
+        yield Path(directory)
 
 
 @contextlib.contextmanager

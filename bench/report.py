@@ -1,59 +1,156 @@
-"""The results: as a table for people (Markdown, so that it can be pasted), as JSON for later comparison."""
+"""The results as JSON, and from that the tables for people (Markdown, so that they can be pasted)."""
 
 from __future__ import annotations
 
 import os
 import platform
 import subprocess
+import time
 from typing import TYPE_CHECKING, Any
 
-from bench.cases import SyncCase
-from bench.hosts import CONTENDERS, OURS, RSYNC, RSYNC_AES
+from bench import figures
+from bench.contenders import OURS, RSYNC, RSYNC_AES, STATUS
+from bench.hosts import SAMPLE_S
+from bench.room import file_system
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from bench.hosts import Installed
     from bench.run import Result
 
-_HEAD = ["", "syncctl", "rsync", "rsync, aes128-gcm", "ratio", "ratio, aes128-gcm", "bound", ""]
+FORMAT = 2
+COLUMNS = (OURS.name, RSYNC.name, RSYNC_AES.name)
+Document = dict[str, Any]
 
 
-def table(results: list[Result]) -> str:
-    """Medians, the fastest and the slowest run, and syncctl's median divided by rsync's; ``-`` where there is none."""
-    rows = [_HEAD, *map(_row, results)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
-    rows.insert(
-        1, ["-" * width if column in (0, 7) else "-" * (width - 1) + ":" for column, width in enumerate(widths)]
-    )
-    return "\n".join(
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
-    )
+def document(results: list[Result], pss_kib: dict[str, dict[str, int]], facts: Document) -> Document:
+    """Everything."""
+    return {"format": FORMAT, **facts, "cases": [_case(result) for result in results], "pss_kib": pss_kib}
 
 
-def document(results: list[Result], memory_kib: dict[str, dict[str, int]], facts: dict[str, Any]) -> dict[str, Any]:
-    """Everything, for JSON."""
+def _case(result: Result) -> Document:
+    case = result.case
+    measured = {} if result.wrong else figures.medians(result.runs)
+    ours = OURS.name if case.tree else case.contenders[0].name
+    found = figures.figures(ours, measured, case.bounds)
+    over = [figure.name for figure in found if not figure.held]
     return {
-        "format": 1,
-        **facts,
-        "cases": [
-            {
-                **result.case._asdict(),
-                **({"tree": result.case.tree.what} if isinstance(result.case, SyncCase) else {}),
-                "load_1min": result.load,
-                "median": {name: result.median(name) for name in CONTENDERS if result.values(name)},
-                "ratio": {name: result.ratio(name) for name in CONTENDERS[1:] if result.values(name)},
-                "held": result.held,
-                "wrong": result.wrong,
-                "runs": [run._asdict() for run in result.runs],
-            }
-            for result in results
-        ],
-        "memory_kib": memory_kib,
+        "name": case.name,
+        "what": case.what,
+        "quick": case.quick,
+        "verdict": "skipped" if result.skipped else "void" if result.wrong else "over" if over else "ok",
+        "skipped": result.skipped,
+        "wrong": result.wrong,
+        "over": over,
+        "load_1min": result.load,
+        "rounds": max((run.round for run in result.runs), default=0),
+        "measured": measured,
+        "figures": [figure._asdict() for figure in found],
+        "runs": [run._asdict() for run in result.runs],
     }
 
 
-def machine(installed: Installed, where: str, runs: int) -> dict[str, Any]:
+def tables(found: Document) -> str:
+    """Times; then whatever else has a bound."""
+    return f"{times(found)}\n\n{others(found)}\n"
+
+
+def times(found: Document) -> str:
+    """Medians, the fastest and the slowest run, and syncctl's median divided by the others'."""
+    rows = [["", *COLUMNS, "floor", "ratio", "bound", "aes128-gcm", "floor", "bound", ""]]
+    for case in found["cases"]:
+        if case["skipped"]:
+            rows.append([case["what"], *[""] * 9, f"skipped: {case['skipped']}"])
+        elif any(row["metric"] == "seconds" and row["against"] for row in case["figures"]):
+            rows.append(_times(case))
+    return _table(rows)
+
+
+def _times(case: Document) -> list[str]:
+    measured, ratio = case["measured"], {row["name"]: row for row in case["figures"]}
+    floor = next((name for name in [*measured, *_against(case)] if name.startswith("floor")), "")
+    cells = [case["what"], *(_spread(measured, name) for name in (*COLUMNS, floor))]
+    for name, bounded in ((RSYNC.name, True), (RSYNC_AES.name, False), (floor, True)):
+        row = ratio.get(f"seconds / {name}", {})
+        cells.append(number(row.get("value")))
+        if bounded:
+            cells.append(number(row.get("bound")))
+    return [*cells, case["verdict"]]
+
+
+def _against(case: Document) -> list[str]:
+    return [row["against"] for row in case["figures"] if row["against"]]
+
+
+def others(found: Document) -> str:
+    """CPU time beside rsync's, memory, literal data, bytes on the wire, and all else that has a bound."""
+    rows = [["", "figure", "syncctl", "other", "ratio", "bound", ""]]
+    for case in found["cases"]:
+        for row in case["figures"]:
+            told = row["bound"] is not None or (row["against"] == RSYNC.name and row["metric"] in ("wire", "literal"))
+            if told and not case["skipped"] and not (row["metric"] == "seconds" and row["against"]):
+                rows.append([case["what"], *_other(case, row)])
+    return _table(rows)
+
+
+def _other(case: Document, row: Document) -> list[str]:
+    metric, against = row["metric"], row["against"]
+    ours = OURS.name if OURS.name in case["measured"] else STATUS.name
+    held = row["value"] is not None and row["bound"] is not None and row["value"] <= row["bound"]
+    return [
+        row["name"],
+        _value(case, ours, metric),
+        _value(case, against, metric) if against else "",
+        number(row["value"]) if against else "",
+        number(row["bound"]) if against else amount(metric, row["bound"]),
+        "void" if case["wrong"] else "" if row["bound"] is None else "ok" if held else "over",
+    ]
+
+
+def _value(case: Document, contender: str, metric: str) -> str:
+    value = case["measured"].get(contender, {}).get(metric, {}).get("median")
+    return "-" if value is None else amount(metric, value)
+
+
+def amount(metric: str, value: float) -> str:
+    """A median, for people."""
+    unit = figures.METRICS[metric]
+    if unit == "s":
+        return duration(value)
+    return f"{value:.0f} MB" if unit == "MB" else f"{value / 1e6:,.2f} MB"
+
+
+def duration(seconds: float) -> str:
+    """Milliseconds below a second."""
+    return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.2f} s"
+
+
+def number(value: float | None) -> str:
+    """A ratio or its bound."""
+    return "" if value is None else f"{value:.2f}"
+
+
+def _spread(measured: Document, name: str) -> str:
+    found = measured.get(name, {}).get("seconds")
+    if found is None:
+        return ""
+    return f"{duration(found['median'])} ({duration(found['least'])} - {duration(found['most'])})"
+
+
+def _table(rows: list[list[str]]) -> str:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
+    ]
+    lines.insert(1, "| " + " | ".join("-" * max(3, width) for width in widths) + " |")
+    return "\n".join(lines)
+
+
+def machine(installed: Installed, where: Path) -> Document:
     """Where the results come from."""
     return {
+        "begun": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "machine": {
             "cores": len(os.sched_getaffinity(0)),
             "cpu": _grep("/proc/cpuinfo", "model name"),
@@ -68,42 +165,9 @@ def machine(installed: Installed, where: str, runs: int) -> dict[str, Any]:
             "rsync": _first_line("rsync", "--version"),
         },
         "syncctl_run_as": {"argv": installed.argv, "how": installed.how},
-        "where": where,
-        "file_system": _first_line("stat", "-f", "-c", "%T", where),
-        "runs": runs,
+        "file_system": file_system(where),
+        "sample_s": SAMPLE_S,
     }
-
-
-def _row(result: Result) -> list[str]:
-    case = result.case
-    verdict = "void" if result.wrong else "ok" if result.held else "over"
-    if isinstance(case, SyncCase):
-        cells = [_cell(result.values(name), result.median(name)) for name in CONTENDERS]
-        return [
-            case.what,
-            *cells,
-            *(_ratio(result.ratio(name)) for name in (RSYNC, RSYNC_AES)),
-            f"{case.bound:.2f}",
-            verdict,
-        ]
-    median = result.median(OURS)
-    ours = "-" if median is None else f"{median:.1f} {case.unit}"
-    values = result.values(OURS)
-    if len(values) > 1:
-        ours += f" ({min(values):.1f} - {max(values):.1f})"
-    return [case.what, ours, "", "", "", "", f"{case.bound:.0f} {case.unit}", verdict]
-
-
-def _cell(values: list[float], median: float | None) -> str:
-    return "-" if median is None else f"{_time(median)} ({_time(min(values))} - {_time(max(values))})"
-
-
-def _time(seconds: float) -> str:
-    return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.2f} s"
-
-
-def _ratio(ratio: float | None) -> str:
-    return "-" if ratio is None else f"{ratio:.2f}"
 
 
 def _first_line(*argv: str, **environ: str) -> str:

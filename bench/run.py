@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import os
 import random
-import statistics
 import sys
 from typing import TYPE_CHECKING, NamedTuple
 
-from bench.cases import CHANGED, FIRST, IDLE, Case, OwnCase, SyncCase
-from bench.hosts import CONTENDERS, OURS, RSYNC, two_hosts
-from tests.helpers.oracle import rsync_finds
+from bench.cases import AGAIN, CHANGED, FIRST, IDLE_CASE, STATUS_CASE, Case
+from bench.contenders import OURS, Job
+from bench.figures import Run
+from bench.hosts import two_hosts
+from bench.room import lacking
+from bench.verify import differences
 from tests.helpers.trees import remove
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from bench.contenders import Contender
     from bench.hosts import Hosts, Installed
     from bench.trees import Tree
 
@@ -24,165 +27,177 @@ STATUS_RUNS = 4
 """Runs of `status` for each run of the others: it is short, and has the widest spread."""
 
 
-class Run(NamedTuple):
-    """One run."""
-
-    contender: str
-    round: int
-    """0 is the warm-up, which is discarded."""
-    value: float
-    """Seconds, or the case's own unit."""
-    machine_cpu_s: float
-    """CPU time of everything on the machine meanwhile: ours, theirs, and whatever disturbed them."""
-    after_cpu_s: float
-    """CPU time that the agents took after the command's end, until all was quiet."""
-
-
 class Result(NamedTuple):
     """All runs of a case, in their order."""
 
     case: Case
+    contenders: tuple[Contender, ...]
     runs: list[Run]
     wrong: list[str]
     """What was not as it has to be, a line each.  Any of it voids the case."""
     load: float
     """The machine's load average over the last minute, before."""
+    skipped: str | None = None
+    """Why it was not measured."""
 
-    def values(self, contender: str) -> list[float]:
-        """Its values without the warm-up; empty when the case is void."""
-        return [] if self.wrong else [run.value for run in self.runs if run.contender == contender and run.round]
 
-    def median(self, contender: str) -> float | None:
-        """None when there is none."""
-        values = self.values(contender)
-        return statistics.median(values) if values else None
+class Options(NamedTuple):
+    """How to measure."""
 
-    def ratio(self, contender: str) -> float | None:
-        """Of syncctl's median to this contender's."""
-        ours, theirs = self.median(OURS), self.median(contender)
-        return ours / theirs if ours and theirs else None
-
-    @property
-    def held(self) -> bool:
-        """Whether there is a figure, and it is within the bound."""
-        figure = self.ratio(RSYNC) if isinstance(self.case, SyncCase) else self.median(OURS)
-        return figure is not None and figure <= self.case.bound
+    runs: int | None
+    """Instead of each case's own number."""
+    patience_s: float
+    peers: tuple[Contender, ...]
 
 
 class Bench:
-    """Measures cases below ``place``, which is empty and stays so.  Every tree has agents and a server of its own."""
+    """Measures cases below ``memory``, or ``disk`` for those that want one; both stay as they were.
 
-    def __init__(self, place: Path, installed: Installed, runs: int, patience_s: float) -> None:
-        self.place = place
+    Cases of one tree and network share agents and a server.
+    """
+
+    def __init__(self, memory: Path, disk: Path, installed: Installed, options: Options) -> None:
+        self.memory = memory
+        self.disk = disk
         self.installed = installed
-        self.runs = runs
-        self.patience_s = patience_s
-        self.memory_kib: dict[str, dict[str, int]] = {}
+        self.options = options
+        self.pss_kib: dict[str, dict[str, int]] = {}
         """PSS of the near agent and its children, by process, after what the key says."""
 
     def measure(self, cases: list[Case]) -> Iterator[Result]:
         """The cases' results, as they come."""
-        own = [case for case in cases if isinstance(case, OwnCase)]
-        if own:
-            yield from self._measure_own(own)
-        for tree in dict.fromkeys(case.tree for case in cases if isinstance(case, SyncCase)):
-            yield from self._measure_tree(tree, [c for c in cases if isinstance(c, SyncCase) and c.tree == tree])
+        groups: dict[tuple[object, ...], list[Case]] = {}
+        for case in cases:
+            groups.setdefault((case.tree and case.tree.name, case.wan, case.disk), []).append(case)
+        for group in groups.values():
+            tree = group[0].tree
+            yield from self._own(group) if tree is None else self._tree(tree, group)
 
-    def _measure_tree(self, tree: Tree, cases: list[SyncCase]) -> Iterator[Result]:
-        source = self.place / "source"
-        destinations = {name: self.place / f"destination{number}" for number, name in enumerate(CONTENDERS)}
-        try:
+    def _tree(self, tree: Tree, cases: list[Case]) -> Iterator[Result]:
+        place = self.disk if cases[0].disk else self.memory
+        reason = lacking(tree, cases, place)
+        if reason is None:
             _say(f"{tree.what}: building")
-            tree.build(source)
-            with two_hosts(self.installed) as hosts:
-                race = _Race(hosts, tree, source, destinations, self.patience_s)
-                for case in cases:
-                    yield race.run(case, self.runs)
-                hosts.settle()
-                self.memory_kib[tree.name] = hosts.agent_pss_kib()
-        finally:
-            for path in (source, *destinations.values()):
-                remove(path)
+            try:
+                reason = tree.build(place / "source")
+                if reason is None:
+                    with two_hosts(self.installed, cases[0].wan) as hosts:
+                        race = _Race(hosts, tree, place, self.options)
+                        for case in cases:
+                            yield race.run(case)
+                        hosts.settle()
+                        self.pss_kib[cases[-1].name] = hosts.agent_pss_kib()
+            finally:
+                for left in list(place.iterdir()):
+                    remove(left)
+        if reason is not None:
+            for case in cases:
+                yield Result(case, (), [], [], 0.0, reason)
 
-    def _measure_own(self, cases: list[OwnCase]) -> Iterator[Result]:
-        source, destination = self.place / "source", self.place / "destination"
+    def _own(self, cases: list[Case]) -> Iterator[Result]:
+        """What is syncctl's alone: with one link, after one push of one file."""
+        source, destination = self.memory / "source", self.memory / "destination"
         try:
             source.mkdir()
             (source / "file").write_bytes(b"x")
             with two_hosts(self.installed) as hosts:
-                ran = hosts.sync(OURS, source, destination)
-                wrong = [ran.said] if ran.status else rsync_finds(source, destination)
-                hosts.settle()
+                job = Job(source, destination, pull=False, stats=False, rsync=())
+                ran = hosts.run(OURS.argv(hosts, job), cases[0].limit_s)
+                wrong = [ran.said] if ran.status else differences(source, destination, None)
                 for case in cases:
                     load = os.getloadavg()[0]
-                    if case is IDLE:
-                        memory = self.memory_kib[IDLE.name] = hosts.agent_pss_kib()
-                        runs = [Run(OURS, 1, sum(memory.values()) / 1000, 0.0, 0.0)]
+                    if case == IDLE_CASE:
+                        memory = self.pss_kib[case.name] = hosts.agent_pss_kib()
+                        runs = [Run(OURS.name, 1, {"pss_mb": sum(memory.values()) * 1024 / 1e6})]
                     else:
-                        runs = _time_status(hosts, STATUS_RUNS * self.runs, self.patience_s, wrong)
-                    yield Result(case, runs, wrong, load)
+                        runs = self._status(hosts, case, wrong)
+                    yield Result(case, case.contenders, runs, wrong, load)
         finally:
             remove(source)
             remove(destination)
+
+    def _status(self, hosts: Hosts, case: Case, wrong: list[str]) -> list[Run]:
+        runs = []
+        argv = [*map(os.fsdecode, hosts.here.argv), "status"]
+        for number in range(STATUS_RUNS * (self.options.runs or case.runs) + 1):
+            hosts.wait_idle(self.options.patience_s / STATUS_RUNS)
+            ran = hosts.run(argv, case.limit_s)
+            if ran.status:
+                wrong.append(f"status: status {ran.status}: {ran.said}")
+            runs.append(Run(STATUS_CASE.contenders[0].name, number, ran.cost))
+        return runs
 
 
 class _Race:
     """The contenders at one tree, by turns.  Each has a destination of its own."""
 
-    def __init__(
-        self, hosts: Hosts, tree: Tree, source: Path, destinations: dict[str, Path], patience_s: float
-    ) -> None:
+    def __init__(self, hosts: Hosts, tree: Tree, place: Path, options: Options) -> None:
         self.hosts = hosts
         self.tree = tree
-        self.source = source
-        self.destinations = destinations
-        self.patience_s = patience_s
+        self.place = place
+        self.options = options
         self.random = random.Random(tree.name)
 
-    def run(self, case: SyncCase, rounds: int) -> Result:
+    def run(self, case: Case) -> Result:
         """The warm-up and the rounds.  The first thing that goes wrong ends it."""
-        result = Result(case, [], [], os.getloadavg()[0])
-        if case.step != FIRST:
-            for name in CONTENDERS:  # what is there may be an older case's, or nothing
-                self._sync(name, 0, result)
+        self.hosts.settle()
+        able = [contender for contender in (*case.contenders, *self.options.peers) if contender.lacks() is None]
+        result = Result(case, tuple(able), [], [], os.getloadavg()[0])
+        for contender in case.contenders:
+            if contender not in able:
+                _say(f"{case.name}: without {contender.name}: {contender.lacks()}")
+        if case.step == AGAIN or (case.step == CHANGED and case.before is None):
+            self._all(able, case, 0, result, timed=False)
+        rounds = self.options.runs or case.runs
         for number in range(rounds + 1):
             if result.wrong:
                 break
             _say(f"{case.what}: {f'{number} of {rounds}' if number else 'warm-up'}")
-            if case.step == CHANGED:
-                self.tree.change(self.source, self.random)
-            # whoever goes first finds other caches than who goes last
-            turn = number % len(CONTENDERS)
-            for name in CONTENDERS[turn:] + CONTENDERS[:turn]:
-                if case.step == FIRST:
-                    remove(self.destinations[name])
-                result.runs.append(self._sync(name, number, result))
+            if case.before is not None:
+                case.before(self.place / "source", self.random)
+                self._all(able, case, number, result, timed=False)
+            if case.change is not None:
+                case.change(self.place / "source", self.random)
+            turn = number % len(able)  # whoever goes first finds other caches than who goes last
+            self._all(able[turn:] + able[:turn], case, number, result, timed=True)
         return result
 
-    def _sync(self, name: str, number: int, result: Result) -> Run:
-        self.hosts.settle()
-        self.hosts.wait_idle(self.patience_s)
-        ran = self.hosts.sync(name, self.source, self.destinations[name])
-        after = self.hosts.settle()
-        if ran.status:
-            result.wrong.append(f"{name}, round {number}: status {ran.status}: {ran.said}")
-        else:
-            found = rsync_finds(self.source, self.destinations[name])
+    def _all(self, contenders: list[Contender], case: Case, number: int, result: Result, *, timed: bool) -> None:
+        for contender in contenders:
+            if result.wrong:
+                break
+            destination = self.place / f"destination of {contender.name}".replace(" ", "-").replace(":", "")
+            if case.step == FIRST:
+                remove(destination)
+            run = self._sync(contender, case, destination, number, result)
+            if timed:
+                result.runs.append(run)
+            if case.step == FIRST:
+                remove(destination)
+
+    def _sync(self, contender: Contender, case: Case, destination: Path, number: int, result: Result) -> Run:
+        source = self.place / "source"
+        if self.tree.twins:
+            source /= contender.part
+        stats = any(bound.metric == "literal" for bound in case.bounds)
+        job = Job(source, destination, case.pull, stats, case.rsync)
+        appears = destination if any(bound.metric == "first_file_s" for bound in case.bounds) else None
+        with contender.command(self.hosts, job) as command:
+            if case.disk:
+                os.sync()
+            self.hosts.wait_idle(self.options.patience_s)
+            ran = self.hosts.run(command.argv, case.limit_s, stdin=command.stdin, appears=appears)
+        if stats:
+            literal = contender.literal(ran.said)
+            ran.cost.update({} if literal is None else {"literal": literal})
+        where = f"{contender.name}, round {number}"
+        if ran.status != 0:
+            result.wrong.append(f"{where}: {'' if ran.status is None else f'status {ran.status}: '}{ran.said}")
+        elif contender.checks is not None:
+            found = differences(source, destination, self.tree, contender.checks)
             if found:
-                result.wrong.append(f"{name}, round {number}: {len(found)} differences, such as {found[0]}")
-        return Run(name, number, ran.seconds, ran.machine_cpu_s, after)
-
-
-def _time_status(hosts: Hosts, times: int, patience_s: float, wrong: list[str]) -> list[Run]:
-    """`syncctl status` in ms."""
-    runs = []
-    for number in range(times + 1):
-        hosts.wait_idle(patience_s / STATUS_RUNS)
-        ran = hosts.syncctl("status")
-        if ran.status:
-            wrong.append(f"status: status {ran.status}: {ran.said}")
-        runs.append(Run(OURS, number, ran.seconds * 1000, ran.machine_cpu_s, 0.0))
-    return runs
+                result.wrong.append(f"{where}: {len(found)} differences, such as {found[0]}")
+        return Run(contender.name, number, ran.cost)
 
 
 def _say(text: str) -> None:
