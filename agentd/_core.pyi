@@ -57,6 +57,7 @@ class Sender:
         list_window: int,
         data_window: int,
         wake_fd: int,
+        profile: bool = False,
     ) -> None: ...
     def start(self) -> None:
         """Begin to walk.  Once."""
@@ -87,7 +88,12 @@ class Sender:
 
     def counters(self) -> dict[str, int]:
         """Monotonic: listed, entries_bytes, files_sent, literal, matched, data_bytes, acked_files, acked_bytes,
-        wanted_files, wanted_bytes, list_done (0 or 1), and time per stage in ns (walk_ns, read_ns, hash_ns)."""
+        wanted_files, wanted_bytes, list_done (0 or 1); and busy, how many readers are at work now."""
+
+    def profile(self) -> dict[str, tuple[int, int, int]]:
+        """Where the time went, with ``profile=True``: by stage, ns that the engine's threads spent in it, and its first
+        and last moment in ns since the engine was made.  On one thread stages do not overlap.  See core/src/profile.rs.
+        """
 
     def failure(self) -> Failure | None:
         """Why the engine ended by itself."""
@@ -128,6 +134,7 @@ class Receiver:
         data_window: int,
         temp_tag: str,
         wake_fd: int,
+        profile: bool = False,
     ) -> None: ...
 
     state: str
@@ -148,8 +155,12 @@ class Receiver:
 
     def counters(self) -> dict[str, int]:
         """Monotonic: listed, listed_bytes, compared, wanted_files, wanted_bytes, files, bytes (of files applied),
-        literal, matched, created, updated, dirs, symlinks, meta, deleted, problems, skipped, data_bytes, list_done,
-        and time per stage in ns (compare_ns, sign_ns, apply_ns, finish_ns)."""
+        literal, matched, created, updated, dirs, symlinks, meta, deleted, problems, skipped, data_bytes, list_done."""
+
+    def profile(self) -> dict[str, tuple[int, int, int]]:
+        """Where the time went, with ``profile=True``: by stage, ns that the engine's threads spent in it, and its first
+        and last moment in ns since the engine was made.  On one thread stages do not overlap.  See core/src/profile.rs.
+        """
 
     def failure(self) -> Failure | None:
         """Why the engine ended by itself."""

@@ -7,6 +7,7 @@ over any other stream (the multiplexer's) it is copied once.
 from __future__ import annotations
 
 import errno
+from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, Protocol
 
 import trio
@@ -42,13 +43,15 @@ class Connection:
     """A bidirectional stream of messages with their payloads.
 
     One task receives; any number send, one after the other.  ``sent`` and ``received`` count bytes, frames included.
-    ``agreement`` is what ``greet()`` found.
+    ``agreement`` is what ``greet()`` found.  ``timed``, when it is set, is told how time was spent since a moment of
+    perf_counter_ns(): "wait" for a frame to begin, "socket" for all else.
     """
 
     def __init__(self, stream: trio.abc.HalfCloseableStream, *, payload_max: int = limits.PAYLOAD_MAX) -> None:
         self.agreement: Agreement | None = None
         self.sent = 0
         self.received = 0
+        self.timed: Callable[[str, int], None] | None = None
         self._stream = stream
         self._pipe: _Pipe = _SocketPipe(stream.socket) if isinstance(stream, trio.SocketStream) else _AnyPipe(stream)
         self._reader = FrameReader(payload_max, allocate)
@@ -69,7 +72,10 @@ class Connection:
             if self._cut:
                 raise ConnectionLost("an earlier frame was cut short")
             self._cut = True
+            since = perf_counter_ns() if self.timed else 0
             await self._pipe.send_all(head, view)
+            if self.timed:
+                self.timed("socket", since)
             self._cut = False
         self.sent += len(head) + len(view)
 
@@ -85,6 +91,8 @@ class Connection:
 
     async def _fill(self) -> None:
         """Wait for some bytes.  A frame that was begun gets a deadline, and more time for each byte that comes."""
+        timed, stage = self.timed, "socket" if self._reader.mid_frame else "wait"
+        since = perf_counter_ns() if timed else 0
         if not self._reader.mid_frame:
             count = await self._pipe.receive_into(self._reader.get_buffer())
         else:
@@ -96,6 +104,8 @@ class Connection:
             if count < 0:
                 raise RemoteProtocolError("a frame was begun and does not end")
             self._deadline += count / limits.FRAME_RATE_MIN
+        if timed:
+            timed(stage, since)
         if count == 0:
             raise ConnectionLost("the stream ended" + " in the middle of a frame" * self._reader.mid_frame)
         self.received += count

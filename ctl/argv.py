@@ -15,9 +15,9 @@ Values = dict[str, Any]
 """Options by their names, ``-`` as ``_``: True, a text, a number, or a list of bytes."""
 
 JOB_OPTIONS = {
-    "delete": "flag", "checksum": "flag", "dry-run": "flag", "itemize": "flag", "stats": "flag", "json": "flag",
-    "owner": "flag", "group": "flag", "force": "flag", "detach": "flag", "exclude": "bytes", "max-delete": "count",
-    "timeout": "seconds",
+    "delete": "flag", "checksum": "flag", "dry-run": "flag", "itemize": "flag", "stats": "flag", "profile": "flag",
+    "json": "flag", "owner": "flag", "group": "flag", "force": "flag", "detach": "flag", "exclude": "bytes",
+    "max-delete": "count", "timeout": "seconds",
 }  # fmt: skip
 
 #: verb -> (its options, the fewest and the most operands)

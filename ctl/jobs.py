@@ -61,7 +61,7 @@ def _options(values: argv.Values) -> dict[str, Any]:
     """The fields that RUN and SYNC share."""
     fields: dict[str, Any] = {
         name: True
-        for name in ("delete", "checksum", "dry_run", "itemize", "owner", "group", "force", "detach")
+        for name in ("delete", "checksum", "dry_run", "itemize", "owner", "group", "force", "profile", "detach")
         if name in values
     }
     if values.get("timeout"):
@@ -161,7 +161,10 @@ class _Json:
             self._next = now + _FIRST_S
         elif type(message) is Error:
             return
-        sys.stdout.write(self._dump(self._to_json(message, payload)).decode())
+        value = self._to_json(message, payload)
+        if type(message) is control.Result:
+            value["speedup"] = round(render.speedup(message.stats, message.wire_sent + message.wire_received), 2)
+        sys.stdout.write(self._dump(value).decode())
         sys.stdout.flush()
 
     def error(self, error: SyncError) -> None:
@@ -235,6 +238,8 @@ class _Text:
         seconds = message.duration_us / 1e6
         if self._stats:
             sys.stdout.write(render.statistics(message.stats, message.epochs, seconds, wire) + "\n")
+        if message.profile:
+            sys.stdout.write(render.profile(message.profile) + "\n")
         line = render.summary(message.stats, message.problem_count, seconds, wire, dry_run=self._dry_run)
         sys.stdout.write(line + "\n")
         sys.stdout.flush()

@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 from os import strerror
+from typing import TYPE_CHECKING
 
 from proto.text import shown
 
+if TYPE_CHECKING:
+    from proto.schema import Profile
+
 Counters = dict[str, int]
+
+STAGES = (
+    "walk", "compare", "sign", "read", "hash", "delta", "apply", "write", "metadata", "rename", "finish", "socket",
+    "wait", "idle",
+)  # fmt: skip
+"""Of a profile, in the order of a file's way; a newer agent's others come behind them."""
 
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB", "EB")
 
@@ -112,24 +122,60 @@ def summary(stats: Counters, problems: int, seconds: float, wire: tuple[int, int
     return f"{text}, in {duration(seconds)} (sent {size(wire[0])}, received {size(wire[1])})"
 
 
+def speedup(stats: Counters, moved: int) -> float:
+    """The total size of the files by the bytes on the wire, as rsync has it."""
+    return stats.get("listed_bytes", 0) / moved if moved else 0.0
+
+
 def statistics(stats: Counters, epochs: int, seconds: float, wire: tuple[int, int]) -> str:
-    """The block that ``--stats`` prints."""
+    """The block that ``--stats`` prints, in rsync's words where it has them."""
     moved = wire[0] + wire[1]
-    total = stats.get("listed_bytes", 0)
+    counted = [
+        ("entries listed", "listed"),
+        ("regular files transferred", "files"),
+        ("created", "created"),
+        ("updated", "updated"),
+        ("directories made", "dirs"),
+        ("symlinks made", "symlinks"),
+        ("attributes set", "meta"),
+        ("deleted", "deleted"),
+        ("skipped", "skipped"),
+        ("total file size", "listed_bytes"),
+        ("total transferred file size", "bytes"),
+        ("literal data", "literal"),
+        ("matched data", "matched"),
+    ]
     rows = [
-        ("entries listed", f"{stats.get('listed', 0):,}"),
-        *([("bytes of these", f"{total:,}")] if total else []),
-        ("files transferred", f"{stats.get('files', 0):,}"),
-        ("bytes transferred", f"{stats.get('bytes', 0):,}"),
-        ("literal data", f"{stats.get('literal', 0):,}"),
-        ("matched data", f"{stats.get('matched', 0):,}"),
-        ("created", f"{stats.get('created', 0):,}"),
-        ("updated", f"{stats.get('updated', 0):,}"),
-        ("deleted", f"{stats.get('deleted', 0):,}"),
-        ("wire bytes sent", f"{wire[0]:,}"),
-        ("wire bytes received", f"{wire[1]:,}"),
-        ("speedup", f"{total / moved:,.2f}" if moved and total else "-"),
+        *((name, f"{stats.get(key, 0):,}") for name, key in counted),
+        ("total bytes sent", f"{wire[0]:,}"),
+        ("total bytes received", f"{wire[1]:,}"),
+        ("bytes/sec", f"{moved / seconds:,.0f}" if seconds else "-"),
+        ("speedup", f"{speedup(stats, moved):,.2f}"),
         ("time", duration(seconds)),
         ("link epochs", f"{epochs:,}"),
     ]
-    return "\n".join(f"  {name + ':':<22}{value:>18}" for name, value in rows)
+    return "\n".join(f"  {name + ':':<29}{value:>18}" for name, value in rows)
+
+
+def profile(ends: dict[str, Profile]) -> str:
+    """The table that ``--profile`` prints: by stage and end, the time spent, and from when to when."""
+    found = {stage for end in ends.values() for stage in end["stages"]}
+    order = [stage for stage in STAGES if stage in found] + sorted(found - {*STAGES})
+    rows = [
+        ("stage", [f"{end:>10}  {'from - to':<23}" for end in ends]),
+        *((stage, [_spent(end["stages"].get(stage)) for end in ends.values()]) for stage in order),
+        ("CPU", [_spent_alone(duration(end["cpu_us"] / 1e6)) for end in ends.values()]),
+        ("in all", [_spent_alone(duration(end["wall_us"] / 1e6)) for end in ends.values()]),
+    ]
+    return "\n".join(f"  {shown(name.encode()):<12}{''.join(cells)}".rstrip() for name, cells in rows)
+
+
+def _spent(stage: Counters | None) -> str:
+    if stage is None:
+        return _spent_alone("-")
+    spent, first, last = (duration(stage[key] / 1e6) for key in ("spent_us", "first_us", "last_us"))
+    return f"{spent:>10}  {first:>9} - {last:<11}"
+
+
+def _spent_alone(text: str) -> str:
+    return f"{text:>10}{'':25}"

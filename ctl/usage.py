@@ -41,6 +41,7 @@ _OPTIONS = """\
   -n, --dry-run        change nothing, say what would be done
   -i, --itemize        a line for each change, in rsync's form
   --stats              figures at the end
+  --profile            where the time went, stage by stage, here and there
   --json               one JSON object a line: progress, items, problems, result
   --timeout SECONDS    give up after that time, with status 5
   --detach             leave the job to the agent and return at once

@@ -11,11 +11,13 @@ from proto.control_ends import LOCATION_MAX, NAME_MAX, TARGETS_MAX, check_ids
 from proto.errors import RemoteProtocolError
 from proto.job import ENVIRONMENT, EXCLUDE_MAX, PROBLEMS
 from proto.schema import (
+    Profile,
     check_bool,
     check_bytes,
     check_counters,
     check_list,
     check_path,
+    check_profile,
     check_text,
     check_uint,
 )
@@ -44,6 +46,7 @@ class Run(NamedTuple):
     owner: bool = False
     group: bool = False
     force: bool = False
+    profile: bool = False
     max_delete: int | None = None
     excludes: list[bytes] = _NO_BYTES
     timeout_ms: int | None = None
@@ -69,6 +72,7 @@ class Sync(NamedTuple):
     owner: bool = False
     group: bool = False
     force: bool = False
+    profile: bool = False
     max_delete: int | None = None
     excludes: list[bytes] = _NO_BYTES
     """Besides the pair's own."""
@@ -177,6 +181,8 @@ class Result(NamedTuple):
     wire_received: int
     duration_us: int
     remaining: int = 0
+    profile: dict[str, Profile] | None = None
+    """By end, "here" and "there", where the time went, when that was asked for."""
 
     def validate(self) -> None:
         """Raise RemoteProtocolError when an invariant does not hold."""
@@ -185,6 +191,11 @@ class Result(NamedTuple):
         for name in ("problem_count", "epochs", "wire_sent", "wire_received", "duration_us"):
             check_uint(name, getattr(self, name))
         check_uint("remaining", self.remaining, TARGETS_MAX)
+        if self.profile is not None:
+            if type(self.profile) is not dict or not self.profile.keys() <= {"here", "there"}:
+                raise RemoteProtocolError("profile: not a map of here and there")
+            for end, profile in self.profile.items():
+                check_profile(f"profile.{end}", profile)
 
 
 def pack_problems(problems: list[tuple[bytes, str, int]]) -> bytes:
@@ -230,7 +241,7 @@ def _check_job(message: Run | Sync) -> None:
         check_text(name, value, 8 * limits.TEXT_MAX)
         if "\0" in value:
             raise RemoteProtocolError(f"{name}: a variable cannot hold a NUL")
-    for name in ("delete", "checksum", "dry_run", "itemize", "owner", "group", "force", "detach"):
+    for name in ("delete", "checksum", "dry_run", "itemize", "owner", "group", "force", "profile", "detach"):
         check_bool(name, getattr(message, name))
     if message.max_delete is not None:
         check_uint("max_delete", message.max_delete)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from proto import limits
 from proto.errors import SyncError
+from proto.schema import Profile
 from proto.text import shown as shown
 
 HOST_MAX = 255
@@ -58,6 +59,7 @@ class Options(NamedTuple):
     owner: bool = False
     group: bool = False
     force: bool = False
+    profile: bool = False
     max_delete: int | None = None
     excludes: tuple[bytes, ...] = ()
 
@@ -109,6 +111,8 @@ class Outcome(NamedTuple):
     wire_sent: int
     wire_received: int
     seconds: float
+    profile: dict[str, Profile] | None = None
+    """By end, "here" and "there", where the time of the last epoch went, when that was asked for."""
 
 
 def parse_location(text: bytes) -> Location:

@@ -14,6 +14,7 @@ from proto import limits
 from proto.errors import RemoteProtocolError
 from proto.schema import (
     Message,
+    Profile,
     Registry,
     check_bool,
     check_bytes,
@@ -21,6 +22,7 @@ from proto.schema import (
     check_counters,
     check_list,
     check_path,
+    check_profile,
     check_text,
     check_uint,
     registry,
@@ -72,6 +74,8 @@ class Open(NamedTuple):
     owner: bool = False
     group: bool = False
     force: bool = False
+    profile: bool = False
+    """The responder's last message, DONE or CLOSED, is to tell where its time went."""
     max_delete: int | None = None
     state: str | None = None
     """The root of an initiating receiver before the session: one that is missing or empty wants everything, and its
@@ -87,7 +91,7 @@ class Open(NamedTuple):
         check_path("root", self.root, limits.PATH_MAX_BYTES)
         check_uint("list_window", self.list_window)
         check_uint("data_window", self.data_window)
-        for name in ("delete", "checksum", "dry_run", "itemize", "owner", "group", "force"):
+        for name in ("delete", "checksum", "dry_run", "itemize", "owner", "group", "force", "profile"):
             check_bool(name, getattr(self, name))
         if self.max_delete is not None:
             check_uint("max_delete", self.max_delete)
@@ -209,20 +213,26 @@ class Done(NamedTuple):
     """Receiver: everything that will be applied is applied, deletions and directory times included."""
 
     stats: dict[str, int]
+    profile: Profile | None = None
 
     def validate(self) -> None:
         """Raise RemoteProtocolError when an invariant does not hold."""
         check_counters("stats", self.stats)
+        if self.profile is not None:
+            check_profile("profile", self.profile)
 
 
 class Closed(NamedTuple):
     """Sender: its answer to DONE, with its own counters; the connection is a spare again."""
 
     stats: dict[str, int]
+    profile: Profile | None = None
 
     def validate(self) -> None:
         """Raise RemoteProtocolError when an invariant does not hold."""
         check_counters("stats", self.stats)
+        if self.profile is not None:
+            check_profile("profile", self.profile)
 
 
 class Cancel(NamedTuple):

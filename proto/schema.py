@@ -14,6 +14,9 @@ from proto.limits import TEXT_MAX, U64
 
 Head = dict[str, Any]
 
+Profile = dict[str, Any]
+"""Where the time of one end of a session went: see check_profile()."""
+
 
 class Message(Protocol):
     """What every message class offers."""
@@ -131,3 +134,21 @@ def check_counters(name: str, value: Any) -> None:
     for key, number in value.items():
         check_text(name, key, 32)
         check_uint(name, number)
+
+
+def check_profile(name: str, value: Any) -> None:
+    """``value`` is ``{wall_us, cpu_us, stages: {stage: {spent_us, first_us, last_us}}}`` with at most 32 stages."""
+    _check_figures(name, value, ("wall_us", "cpu_us"), "stages")
+    stages = value["stages"]
+    if type(stages) is not dict or len(stages) > 32:
+        raise RemoteProtocolError(f"{name}: not a map of at most 32 stages")
+    for stage, figures in stages.items():
+        check_text(name, stage, 32)
+        _check_figures(name, figures, ("spent_us", "first_us", "last_us"))
+
+
+def _check_figures(name: str, value: Any, numbers: tuple[str, ...], *others: str) -> None:
+    if type(value) is not dict or value.keys() != {*numbers, *others}:
+        raise RemoteProtocolError(f"{name}: not a map of {', '.join((*numbers, *others))}")
+    for number in numbers:
+        check_uint(f"{name}.{number}", value[number])

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from proto import limits
 from proto.errors import LocalProtocolError, RemoteProtocolError
-from proto.peer import Ack, Data, Done, List, ListEnd, Open, Opened, Want
+from proto.peer import Ack, Closed, Data, Done, List, ListEnd, Open, Opened, Want
 from proto.schema import tag_of
 
 if TYPE_CHECKING:
@@ -170,6 +170,11 @@ class Session:
         return self.state in (State.DONE, State.CLOSED)
 
     @property
+    def window_used_up(self) -> bool:
+        """No DATA may begin before the receiver grants more."""
+        return self._data.used >= self._data.granted
+
+    @property
     def heard_all(self) -> bool:
         """The peer has nothing more to say in this session; what comes next on the connection is another matter."""
         return self.over
@@ -259,12 +264,22 @@ class Session:
         self._list.granted, self._data.granted = list_window, data_window
         return None
 
-    def _check_done(self, _message: Done, _payload: Any) -> str | None:
-        return None if self.want_all or self.wants == self.chunks else "before every chunk was answered"
+    def _check_done(self, message: Done, _payload: Any) -> str | None:
+        if not self.want_all and self.wants != self.chunks:
+            return "before every chunk was answered"
+        return self._check_profile(message, "receiver")
+
+    def _check_closed(self, message: Closed, _payload: Any) -> str | None:
+        return self._check_profile(message, "sender")
+
+    def _check_profile(self, message: Done | Closed, side: str) -> str | None:
+        asked = self.open is not None and self.open.profile and self.open.side == side
+        return None if (message.profile is not None) == asked else "the responder, when asked, has a profile"
 
     _CHECKS: ClassVar[dict[str, Any]] = {
         "open": _check_open, "opened": _check_opened, "list": _check_list, "list-end": _check_list_end,
         "want": _check_want, "basis": _check_basis, "data": _check_data, "ack": _check_ack, "done": _check_done,
+        "closed": _check_closed,
     }  # fmt: skip
 
 

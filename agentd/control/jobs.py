@@ -208,7 +208,7 @@ def _split_items(payload: bytes, limit: int) -> list[Items]:
 def _options(message: Run | Sync, excludes: tuple[bytes, ...], *, delete: bool = False) -> Options:
     return Options(
         message.delete or delete, message.checksum, message.dry_run, message.itemize, message.owner, message.group,
-        message.force, message.max_delete, excludes,
+        message.force, message.profile, message.max_delete, excludes,
     )  # fmt: skip
 
 

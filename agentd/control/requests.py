@@ -210,5 +210,5 @@ def _accepted(request: int, record: Record, left: int) -> control.Accepted:
 def _result(request: int, number: int, outcome: Outcome, left: int) -> control.Result:
     return control.Result(
         request, number, outcome.stats, outcome.problem_count, outcome.epochs, outcome.wire_sent,
-        outcome.wire_received, int(outcome.seconds * 1e6), left,
+        outcome.wire_received, int(outcome.seconds * 1e6), left, outcome.profile,
     )  # fmt: skip

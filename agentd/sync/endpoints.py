@@ -21,8 +21,9 @@ from proto.job import shown
 from proto.session import ReceiverSession, SenderSession, Session, State
 
 if TYPE_CHECKING:
+    from agentd.sync.meter import Meter, Rows
     from proto.frame import Payload
-    from proto.schema import Message
+    from proto.schema import Message, Profile
 
 Outgoing = tuple[peer.PeerMessage, Any]
 """A message to send and its payload or None."""
@@ -39,6 +40,7 @@ class Engine(Protocol):
 
     def next_control(self) -> tuple[str, int, Payload | None] | None: ...  # noqa: D102
     def counters(self) -> dict[str, int]: ...  # noqa: D102
+    def profile(self) -> Rows: ...  # noqa: D102
     def failure(self) -> tuple[str, bytes, int, str] | None: ...  # noqa: D102
     def close(self) -> None: ...  # noqa: D102
 
@@ -67,12 +69,18 @@ class ReceiverEngine(Engine, Protocol):
 
 
 class Endpoint(ABC):
-    """One side of a session.  ``take_*`` give what is to be sent now, already passed by the machine."""
+    """One side of a session.  ``take_*`` give what is to be sent now, already passed by the machine.
 
-    def __init__(self, session: Session, engine: Engine) -> None:
+    With a ``meter``, whose session's OPEN then says ``profile``, there is a profile of this end.
+    """
+
+    def __init__(self, session: Session, engine: Engine, meter: Meter | None = None) -> None:
         self.session = session
+        self.meter = meter
         self.peer_stats: dict[str, int] = {}
         """The other side's counters, once DONE or CLOSED brought them."""
+        self.peer_profile: Profile | None = None
+        """Likewise, where its time went, if this side asked."""
         self._engine = engine
 
     @abstractmethod
@@ -111,6 +119,17 @@ class Endpoint(ABC):
     def counters(self) -> dict[str, int]:
         """The engine's counters."""
         return self._engine.counters()
+
+    def profile(self) -> Profile | None:
+        """Where the time went so far, when that is measured."""
+        return None if self.meter is None else self.meter.profile(self._engine.profile())
+
+    def waits_for_peer(self) -> bool:
+        """Whether nothing can be sent, and none of our own work will change that."""
+        return False
+
+    def _profile_for_peer(self) -> Profile | None:
+        return None if self.session.initiator else self.profile()
 
     @property
     def finished(self) -> bool:
@@ -154,10 +173,14 @@ class _Ended:
 
     def __init__(self, engine: Engine) -> None:
         self._counters = engine.counters()
+        self._profile = engine.profile()
         self._failure = engine.failure()
 
     def counters(self) -> dict[str, int]:
         return dict(self._counters)
+
+    def profile(self) -> Rows:
+        return self._profile
 
     def failure(self) -> tuple[str, bytes, int, str] | None:
         return self._failure
@@ -180,9 +203,15 @@ class SenderEndpoint(Endpoint):
     """
 
     def __init__(
-        self, session: SenderSession, engine: SenderEngine, *, guarded: bool = False, observe: Observer | None = None
+        self,
+        session: SenderSession,
+        engine: SenderEngine,
+        *,
+        guarded: bool = False,
+        observe: Observer | None = None,
+        meter: Meter | None = None,
     ) -> None:
-        super().__init__(session, engine)
+        super().__init__(session, engine, meter)
         self._guarded = guarded
         self._observe = observe
         self._held: deque[tuple[str, int, Any]] = deque()
@@ -195,7 +224,7 @@ class SenderEndpoint(Endpoint):
         """LIST chunks, LIST-END, at last CLOSED."""
         state = self.session.state
         if state is State.DONE:
-            return self._sending(peer.Closed(self.counters()))
+            return self._sending(peer.Closed(self.counters(), self._profile_for_peer()))
         if state not in (State.OPENING, State.LISTING):
             return None
         with self._engine_errors():
@@ -219,6 +248,11 @@ class SenderEndpoint(Endpoint):
         """As far as the receiver acknowledged it."""
         counters = self.counters()
         return {**counters, "files": counters.get("acked_files", 0), "bytes": counters.get("acked_bytes", 0)}
+
+    def waits_for_peer(self) -> bool:
+        """For a window, or for a wish: all that is wanted is out."""
+        counters = self.counters()
+        return self.session.window_used_up or bool(counters.get("list_done") and not counters.get("busy"))
 
     def begin(self, *, want_all: bool, list_window: int = 0, data_window: int = 0) -> None:
         """The session is open: both sides' first grants are known, and whether WANTs will come."""
@@ -262,7 +296,7 @@ class SenderEndpoint(Endpoint):
             case peer.Items() if self._observe is not None:
                 self._observe("items", payload)
             case peer.Done():
-                self.peer_stats = message.stats
+                self.peer_stats, self.peer_profile = message
             case _:
                 pass  # what only the machine is interested in
 
@@ -280,8 +314,9 @@ class ReceiverEndpoint(Endpoint):
         *,
         observe: Observer | None = None,
         final: Callable[[dict[str, int]], dict[str, int]] = dict,
+        meter: Meter | None = None,
     ) -> None:
-        super().__init__(session, engine)
+        super().__init__(session, engine, meter)
         self._final = final
         self._observe = observe
 
@@ -305,7 +340,7 @@ class ReceiverEndpoint(Endpoint):
             if tag == "want":
                 return self._sending(peer.Want(n), payload)
             if tag == "done":
-                return self._sending(peer.Done(self._final(self.counters())))
+                return self._sending(peer.Done(self._final(self.counters()), self._profile_for_peer()))
             return self._sending(_PLAIN[tag], payload)
 
     def _receive_untrusted(self, message: Any, payload: Payload) -> None:
@@ -317,7 +352,7 @@ class ReceiverEndpoint(Endpoint):
             case peer.ListEnd():
                 self._receiver.list_end_untrusted(message.chunks, message.entries, message.hash)
             case peer.Closed():
-                self.peer_stats = message.stats
+                self.peer_stats, self.peer_profile = message
             case _:
                 pass  # what only the machine is interested in
 

@@ -66,6 +66,7 @@ class CrateEngines:
             list_window=self._tuning.first_list_window if pushing else open.list_window,
             data_window=0 if pushing else open.data_window,
             wake_fd=wake_fd,
+            profile=open.profile,
         )
 
     def receiver(self, root: bytes, open: Open, wake_fd: int, *, arrow: str, temp_tag: str) -> ReceiverEngine:  # noqa: A002
@@ -91,6 +92,7 @@ class CrateEngines:
                 data_window=self._tuning.data_window,
                 temp_tag=temp_tag,
                 wake_fd=wake_fd,
+                profile=open.profile,
             ),
         )
 

@@ -14,6 +14,7 @@ import trio
 from agentd.sync import roots
 from agentd.sync.common import Workshop, beside, close_now, refuse
 from agentd.sync.endpoints import Endpoint, ReceiverEndpoint, SenderEndpoint
+from agentd.sync.meter import Meter
 from agentd.sync.pump import Pump, Wake
 from agentd.sync.totals import Totals
 from agentd.wire import Connection, ConnectionLost
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from agentd.sync.abandoned import Abandoned
     from agentd.sync.roots import Root
     from agentd.sync.routes import Route
+    from proto.schema import Profile
 
     Linger = Callable[[Callable[[], Awaitable[None]]], Awaitable[None]]
 
@@ -65,6 +67,7 @@ class Initiator:
         self._session = os.urandom(16)
         self._left: Open | None = None
         self._totals = Totals()
+        self._profile: dict[str, Profile] | None = None
         self._wires: list[tuple[Connection, int, int]] = []
         self._pushing = job.source.host is None
 
@@ -97,6 +100,7 @@ class Initiator:
             sum(connection.sent - sent for connection, sent, _ in self._wires),
             sum(connection.received - received for connection, _, received in self._wires),
             trio.current_time() - begun,
+            self._profile,
         )
 
     async def _epochs(self, route: Route, root: Root, path: bytes) -> tuple[dict[str, int], int]:
@@ -110,6 +114,7 @@ class Initiator:
                 if host is not None:
                     await self._abandoned.release(host, route)
                 stats = await one.run(opening, root, path, self._linger)
+                self._profile = one.profile
                 return self._totals.final(stats, epoch + 1), epoch + 1
             except ConnectionLost as e:
                 lost = await route.why_lost(e)
@@ -149,6 +154,7 @@ class Initiator:
             owner=options.owner,
             group=options.group,
             force=options.force,
+            profile=options.profile,
             max_delete=options.max_delete,
             filters=list(options.excludes),
             ancestry=root.ancestry,
@@ -172,6 +178,8 @@ class _Epoch:
         """Whether it is known that the other side has nothing of it left."""
         self.moved = False
         """Whether it got anything done that the next one need not do again."""
+        self.profile: dict[str, Profile] | None = None
+        """By end, where the time went, when that was asked for."""
         self._shop = shop
         self._route = route
         self._totals = totals
@@ -191,6 +199,7 @@ class _Epoch:
                 finally:
                     self.ended = pump.refused or endpoint.finished
                     await self._shop.close(endpoint)
+                    self._take_profile(endpoint)
                     counters = endpoint.counters()
                     self.moved = counters.get("data_bytes", 0) > 0
                     if not endpoint.finished:
@@ -206,6 +215,10 @@ class _Epoch:
             if not kept:
                 await close_now(connection)
 
+    def _take_profile(self, endpoint: Endpoint) -> None:
+        ends = {"here": endpoint.profile(), "there": endpoint.peer_profile}
+        self.profile = {end: profile for end, profile in ends.items() if profile is not None} or None
+
     async def _connect(self) -> Connection:
         connection = await self._route.connection()
         self._wires.append((connection, connection.sent, connection.received))
@@ -213,6 +226,7 @@ class _Epoch:
 
     async def _endpoint(self, opening: Open, root: Root, path: bytes, wake: Wake) -> tuple[Endpoint, Open]:
         engines, tuning = self._shop.engines, self._shop.tuning
+        meter = Meter() if opening.profile else None
         if opening.side == "receiver":
             try:
                 sender = await self._shop.blocking(engines.sender, path, opening, wake.write_fd)
@@ -221,14 +235,14 @@ class _Epoch:
             session = SenderSession(first_list_window=tuning.first_list_window)
             guarded = opening.delete and not opening.force
             sender.start()
-            return SenderEndpoint(session, sender, guarded=guarded, observe=self._observe), opening
+            return SenderEndpoint(session, sender, guarded=guarded, observe=self._observe, meter=meter), opening
         make = partial(engines.receiver, arrow=">", temp_tag=self._shop.identity().agent[:4].hex())
         try:
             receiver = await self._shop.blocking(make, root.path, opening, wake.write_fd)
         except OSError as e:
             raise roots.destination_error(path, e) from None
         endpoint = ReceiverEndpoint(
-            ReceiverSession(first_list_window=tuning.first_list_window), receiver, observe=self._observe
+            ReceiverSession(first_list_window=tuning.first_list_window), receiver, observe=self._observe, meter=meter
         )
         return endpoint, opening._replace(state=receiver.state)
 

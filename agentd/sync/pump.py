@@ -6,6 +6,7 @@ what they may be handed is bounded by credits.  So two pumps cannot wait for eac
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ from proto.errors import LocalProtocolError, ProtocolError, SyncError
 from proto.session import SenderSession, State
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import TracebackType
     from typing import Self
 
@@ -96,14 +98,15 @@ class Pump:
         self._farewell_due = False
 
     async def run(self) -> None:
-        """Until CLOSED; an initiating receiver's ends when DONE went out, and CLOSED is still to be read.
+        """Until CLOSED; an initiating receiver's ends when DONE went out, and CLOSED is still to be read, unless CLOSED
+        is to bring a profile.
 
         Raises ConnectionLost, RemoteProtocolError (the peer's breach), LocalProtocolError (ours), or SyncError: what
         the engine failed with, what the peer's ERROR said, ``cancelled`` when the peer sent CANCEL.
         """
         async with trio.open_nursery() as outer:
             outer.start_soon(self._watch_cancelled)
-            with trio.CancelScope(shield=True):
+            with trio.CancelScope(shield=True), self._metered(self._connection):
                 await self._run()
             outer.cancel_scope.cancel()
         await trio.lowlevel.checkpoint_if_cancelled()
@@ -118,7 +121,8 @@ class Pump:
         self._nursery.start_soon(self._read, connection, True)
         if isinstance(self._session, SenderSession):
             self._nursery.start_soon(self._write, connection, True)
-        await self._ended.wait()
+        with self._metered(connection):
+            await self._ended.wait()
 
     def end(self, error: BaseException | None) -> None:
         """The session is over, from whichever task learned it first."""
@@ -158,6 +162,30 @@ class Pump:
             await self._wake.wait()
             self._stir()
 
+    @contextlib.contextmanager
+    def _metered(self, connection: Connection) -> Iterator[None]:
+        connection.timed = None if self.endpoint.meter is None else self._timed
+        try:
+            yield
+        finally:
+            connection.timed = None
+
+    def _timed(self, stage: str, since: int) -> None:
+        """The wire spent time.  A sender hears of every batch that arrived: its waits are those of its writer."""
+        meter = self.endpoint.meter
+        if meter is not None and (
+            stage == "socket" or not (isinstance(self._session, SenderSession) or self._session.finished)
+        ):
+            meter.add(stage, since)
+
+    async def _wait_woken(self, woken: trio.Event) -> None:
+        meter = self.endpoint.meter
+        if meter is not None and self.endpoint.waits_for_peer():
+            with meter.time("wait"):
+                await woken.wait()
+        else:
+            await woken.wait()
+
     def _stir(self) -> None:
         """Let the writers look again."""
         self._woken.set()
@@ -193,7 +221,7 @@ class Pump:
                 outgoing = self.endpoint.take_data() if joined else self._next()
                 if outgoing is None:
                     self.endpoint.check()
-                    await woken.wait()
+                    await self._wait_woken(woken)
                 else:
                     await self._send(connection, outgoing)
         except (ConnectionLost, trio.ClosedResourceError):
@@ -225,8 +253,12 @@ class Pump:
         if isinstance(message, peer.Closed):
             self.reusable = True
             self.end(None)
-        elif isinstance(message, peer.Error) or (isinstance(message, peer.Done) and self._session.initiator):
+        elif isinstance(message, peer.Error) or (isinstance(message, peer.Done) and self._ends_with_done):
             self.end(None)
+
+    @property
+    def _ends_with_done(self) -> bool:
+        return self._session.initiator and self.endpoint.meter is None
 
     def _fail(self, error: Exception) -> None:
         # After DONE everything is applied: a connection that is lost then is no loss to the session.

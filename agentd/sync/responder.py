@@ -11,6 +11,7 @@ import trio
 from agentd.sync import roots
 from agentd.sync.common import greeted, refuse
 from agentd.sync.endpoints import Endpoint, ReceiverEndpoint, SenderEndpoint
+from agentd.sync.meter import Meter
 from agentd.sync.pump import Pump, Wake
 from agentd.wire import ConnectionLost
 from proto.errors import ProtocolError, SyncError
@@ -70,6 +71,7 @@ async def _receive(shop: Workshop, served: Served, opening: Open) -> bool:
     who = greeted(served.connection)
     session = ReceiverSession(first_list_window=shop.tuning.first_list_window)
     session.receive_untrusted(opening)
+    meter = Meter() if opening.profile else None
     arrow = ">" if who.agent == shop.identity().agent else "<"
     holder = f"agent {who.agent.hex()[:8]} (session {opening.session.hex()[:8]})"
     async with shop.writing(opening.session, root, holder, dry_run=opening.dry_run):
@@ -87,7 +89,7 @@ async def _receive(shop: Workshop, served: Served, opening: Open) -> bool:
                 tuning.data_window,
                 engine.state,
             )
-            endpoint = ReceiverEndpoint(session, engine, final=served.totals.of_all_epochs)
+            endpoint = ReceiverEndpoint(session, engine, final=served.totals.of_all_epochs, meter=meter)
             del engine  # the endpoint alone refers to it
             return await _run(shop, served, endpoint, opened, wake)
 
@@ -98,12 +100,13 @@ async def _send(shop: Workshop, served: Served, opening: Open) -> bool:
     _guard_overlap(shop, served.connection, root, opening)
     session = SenderSession(first_list_window=shop.tuning.first_list_window)
     session.receive_untrusted(opening)
+    meter = Meter() if opening.profile else None
     with Wake() as wake:
         try:
             engine = await shop.blocking(shop.engines.sender, path, opening, wake.write_fd)
         except OSError as e:
             raise roots.source_error(path, e) from None
-        endpoint = SenderEndpoint(session, engine, guarded=opening.delete and not opening.force)
+        endpoint = SenderEndpoint(session, engine, guarded=opening.delete and not opening.force, meter=meter)
         endpoint.begin(
             want_all=opening.state in ("missing", "empty"),
             list_window=opening.list_window,

@@ -10,6 +10,7 @@ pub mod delta;
 pub mod filter;
 pub mod list;
 pub mod piece;
+pub mod profile;
 mod receiver;
 pub mod record;
 pub mod rolling;

@@ -72,7 +72,7 @@ impl Sender {
 impl Sender {
     #[new]
     #[pyo3(signature = (
-        root, *, filters, hashes, owners, threads, batch_max, list_window, data_window, wake_fd
+        root, *, filters, hashes, owners, threads, batch_max, list_window, data_window, wake_fd, profile = false
     ))]
     #[allow(clippy::too_many_arguments, reason = "keywords of the Python constructor")]
     fn new(
@@ -86,6 +86,7 @@ impl Sender {
         list_window: u64,
         data_window: u64,
         wake_fd: i32,
+        profile: bool,
     ) -> PyResult<Self> {
         if threads == 0 || batch_max == 0 {
             return Err(PyValueError::new_err("threads and batch_max are at least 1"));
@@ -99,6 +100,7 @@ impl Sender {
             threads,
             batch_max,
             windows: (list_window, data_window),
+            profile,
         };
         let source = py.detach(|| Source::open(&root))?;
         Ok(Self {
@@ -162,6 +164,10 @@ impl Sender {
 
     fn counters<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         py.detach(|| self.engine.counted()).into_py_dict(py)
+    }
+
+    fn profile<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        self.engine.profile.rows().into_py_dict(py)
     }
 
     fn failure<'py>(&self, py: Python<'py>) -> Option<Failure<'py>> {

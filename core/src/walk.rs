@@ -16,6 +16,7 @@ use rustix::io::Errno;
 use crate::beneath::{self, Root, lock};
 use crate::filter::Filter;
 use crate::list;
+use crate::profile::{Profile, Stage};
 use crate::temp;
 
 use part::Found;
@@ -47,6 +48,7 @@ pub struct Walk<'a> {
     root: &'a Root,
     options: &'a Options,
     sink: &'a dyn Sink,
+    profile: &'a Profile,
     stop: &'a AtomicBool,
     todo: Mutex<Todo>,
     more: Condvar,
@@ -100,7 +102,13 @@ struct Visit<'a> {
 
 impl<'a> Walk<'a> {
     /// A walk of everything below `root`. It ends early when `stop` is set and `wake` called.
-    pub fn new(root: &'a Root, options: &'a Options, sink: &'a dyn Sink, stop: &'a AtomicBool) -> Self {
+    pub fn new(
+        root: &'a Root,
+        options: &'a Options,
+        sink: &'a dyn Sink,
+        profile: &'a Profile,
+        stop: &'a AtomicBool,
+    ) -> Self {
         let first = Task {
             parent: None,
             name: Box::default(),
@@ -109,6 +117,7 @@ impl<'a> Walk<'a> {
             root,
             options,
             sink,
+            profile,
             stop,
             todo: Mutex::new(Todo {
                 waiting: vec![first],
@@ -122,9 +131,9 @@ impl<'a> Walk<'a> {
     /// Takes part in the walk; every thread of it runs this. Returns when nothing is left or it was stopped.
     pub fn run(&self) {
         let mut scratch = Scratch::default();
-        while let Some(task) = self.take() {
+        while let Some(task) = self.profile.time(Stage::Idle, || self.take()) {
             let _done = Busy(self);
-            self.visit(&task, &mut scratch);
+            self.profile.time(Stage::Walk, || self.visit(&task, &mut scratch));
         }
     }
 
@@ -256,7 +265,8 @@ impl<'a> Walk<'a> {
                     self.flush(visit, scratch, 0);
                 }
                 // A zero hash equals no content's: what cannot be read is asked for, and is a problem then.
-                hash = hash_file(fd, name, &mut scratch.block, self.stop).unwrap_or_default();
+                let hashed = || hash_file(fd, name, &mut scratch.block, self.stop);
+                hash = self.profile.time(Stage::Hash, hashed).unwrap_or_default();
             }
             _ => {}
         }

@@ -47,6 +47,9 @@ class _Fake:
     def counters(self) -> dict[str, int]:
         return dict(self.count)
 
+    def profile(self) -> dict[str, tuple[int, int, int]]:
+        return {}
+
     def close(self) -> None:
         self.closed = True
 

@@ -84,7 +84,7 @@ async def test_push(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         lines = done.stdout.decode().splitlines()
         assert lines[:2] == [">f+++++++++ a\\#033b", ">f+++++++++ \\#377"]
-        assert any("wire bytes sent" in line for line in lines)
+        assert any("total bytes sent" in line for line in lines)
         assert lines[-1].startswith("dry run: up to date, in 0.50 s")
         assert done.stderr == b""
         (asked,) = sessions.jobs
@@ -132,6 +132,25 @@ async def test_json(tmp_path: Path) -> None:
         assert json.loads(done.stdout.splitlines()[-1]) == {
             "t": "error", "code": "unreachable", "message": "box: no route to host", "hint": "look", "exit": 4,
         }  # fmt: skip
+
+
+async def test_profile(tmp_path: Path) -> None:
+    stages = {"walk": {"spent_us": 1500, "first_us": 100, "last_us": 2100}}
+    end = {"wall_us": 30_000, "cpu_us": 20_000, "stages": stages}
+    async with open_cli(tmp_path) as cli:
+        stats = {"listed_bytes": 3000}
+        cli.room.sessions.outcome = DONE._replace(stats=stats, profile={"here": end, "there": {**end, "stages": {}}})
+        cli.room.sessions.go.set()
+        done = await cli.run("push", "x", "box:y", "--profile")
+        assert (done.returncode, done.stderr) == (0, b"")
+        head, walk, *_ = done.stdout.decode().splitlines()
+        assert head.split()[:2] == ["stage", "here"]
+        assert walk.split() == ["walk", "1.5", "ms", "0.1", "ms", "-", "2.1", "ms", "-"]
+        assert cli.room.sessions.jobs[0].options == job.Options(profile=True)
+        done = await cli.run("push", "x", "box:y", "--profile", "--json")
+        result = json.loads(done.stdout.splitlines()[-1])
+        assert result["profile"] == {"here": end, "there": {**end, "stages": {}}}
+        assert result["speedup"] == 10.0
 
 
 async def test_several_pairs(tmp_path: Path) -> None:

@@ -169,6 +169,24 @@ async def test_a_pull_does_not_wait_for_closed(roots: tuple[bytes, bytes]) -> No
 
 
 @directions
+async def test_a_profile_tells_of_both_ends(joined: Joined, roots: tuple[bytes, bytes], make: type) -> None:
+    job = make(roots, profile=True)
+    place(joined, job, TREE, {b"x": b"y"})
+    for _ in range(2):
+        outcome = await joined.run_job(job)
+        assert outcome.profile is not None
+        assert set(outcome.profile) == {"here", "there"}
+        for end in outcome.profile.values():
+            assert {"socket", "wait"} <= set(end["stages"])
+            for stage in end["stages"].values():
+                assert stage["first_us"] + stage["spent_us"] <= stage["last_us"] <= end["wall_us"]
+    await check_clean(joined)
+    job = make(roots)
+    assert (await joined.run_job(job)).profile is None
+    assert all(spare.timed is None for spare in joined.link.spares)
+
+
+@directions
 async def test_an_empty_source_is_refused_with_delete(joined: Joined, roots: tuple[bytes, bytes], make: type) -> None:
     job = make(roots, delete=True)
     trees = place(joined, job, {}, {b"precious": b"x"})

@@ -80,6 +80,22 @@ async def test_first_again_and_changed(here: Here) -> None:
     assert not here.journal.open
 
 
+async def test_a_profile_names_the_stages_of_both_ends(here: Here) -> None:
+    first = await here.sync(profile=True)
+    assert first.profile is not None
+    ours, theirs = (set(first.profile[end]["stages"]) for end in ("here", "there"))
+    assert ours == {"walk", "read", "hash", "idle", "socket", "wait"}
+    assert theirs == {"compare", "hash", "apply", "write", "metadata", "rename", "finish", "idle", "socket", "wait"}
+    (here.top / "src" / "large").write_bytes(b"front" + (here.top / "src" / "large").read_bytes())
+    changed = await here.sync(profile=True)
+    assert changed.profile is not None
+    ours, theirs = (set(changed.profile[end]["stages"]) for end in ("here", "there"))
+    assert "delta" in ours & theirs
+    assert {"sign", "read"} <= theirs
+    for end in changed.profile.values():
+        assert all(stage["last_us"] <= end["wall_us"] for stage in end["stages"].values())
+
+
 async def test_one_file(here: Here) -> None:
     await here.sync("src/large", "copy", delete=True)
     assert (here.top / "copy").read_bytes() == (here.top / "src" / "large").read_bytes()

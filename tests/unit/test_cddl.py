@@ -44,13 +44,15 @@ def accepted(messages: Registry, head: dict[str, Any]) -> bool:
     return True
 
 
+PROFILE = {"wall_us": 9, "cpu_us": 8, "stages": {"walk": {"spent_us": 5, "first_us": 1, "last_us": 6}}}
 FULL: list[Any] = [
     Ping(0), Pong((1 << 64) - 1),
     Open(SID, 0, "receiver", b"/srv", 0, 0),
-    Open(SID, (1 << 32) - 1, "sender", b"~/\xff", 1, 1, True, True, True, True, True, True, True, 5, "missing",
+    Open(SID, (1 << 32) - 1, "sender", b"~/\xff", 1, 1, True, True, True, True, True, True, True, True, 5, "missing",
          [b"*.o"], [[1, 2], [3, 4]]),
     Opened(SID, 1, 2, 3, "file"), Opened(SID, 1, 0, 0), Join(SID, 0),
-    List(0), ListEnd(1, 2, bytes(32)), Want(7), Done({"files": 1}), Closed({}), Error("protocol", "text", "hint"),
+    List(0), ListEnd(1, 2, bytes(32)), Want(7), Done({"files": 1}), Closed({}),
+    Done({}, PROFILE), Closed({"listed": 1}, PROFILE), Error("protocol", "text", "hint"),
     Error("internal", ""), *(cls() for cls in PEER_MESSAGES.values() if not cls._fields),
 ]  # fmt: skip
 HELLOS: list[Any] = [Hello("cli", 1, 2, "0.1"), Hello("agent", 1, 1, "0.1", SID, SID, ["a"])]
@@ -98,7 +100,7 @@ def test_neither_takes_a_field_too_many_or_of_another_type(message: Message) -> 
 @pytest.mark.parametrize("message", FULL, ids=lambda message: tag_of(type(message)))
 def test_a_field_that_the_page_wants_is_always_sent(message: Message) -> None:
     head = to_head(message)
-    optional = {"max_delete", "state", "hint"}
+    optional = {"max_delete", "state", "hint", "profile"} if type(message) is not Open else {"max_delete", "state"}
     for name in head.keys() - optional:
         assert not fits("peer", {key: value for key, value in head.items() if key != name}), name
 
@@ -109,7 +111,11 @@ EDGES: list[tuple[Any, dict[str, Any]]] = [
     (Open(SID, 0, "sender", b"/", 1, 1), {"state": "odd"}), (Open(SID, 0, "sender", b"/", 1, 1), {"ancestry": [[1]]}),
     (ListEnd(1, 1, bytes(32)), {"hash": bytes(31)}),
     (Want(0), {"n": 1 << 32}), (Ping(0), {"t": "pint"}), (Done({}), {"stats": {"a": -1}}),
-    (Done({}), {"stats": {b"a": 1}}), (List(1), {"n": True}),
+    (Done({}), {"stats": {b"a": 1}}),
+    (Done({}), {"profile": {"wall_us": 9, "cpu_us": 8}}), (Done({}), {"profile": {**PROFILE, "cpu_us": -1}}),
+    (Closed({}), {"profile": {**PROFILE, "stages": {"walk": 1}}}),
+    (Closed({}), {"profile": {**PROFILE, "stages": {"walk": {"spent_us": 5, "first_us": 1, "last_us": 6, "more": 1}}}}),
+    (List(1), {"n": True}),
 ]  # fmt: skip
 
 

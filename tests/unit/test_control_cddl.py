@@ -37,13 +37,13 @@ from proto.control import (
 from proto.errors import RemoteProtocolError
 from proto.job import ENVIRONMENT
 from proto.schema import from_head_untrusted, tag_of, to_head
-from tests.unit.test_cddl import fits, rules
+from tests.unit.test_cddl import PROFILE, fits, rules
 
 if TYPE_CHECKING:
     from proto.schema import Message, Registry
 
 ENV = dict.fromkeys(ENVIRONMENT, "x")
-FLAGS = (True,) * 7
+FLAGS = (True,) * 8
 REQUESTS: list[Any] = [
     Run(0, b"/a", b"box:\xff"), Run((1 << 32) - 1, b"/a", b"b", ENV, *FLAGS, 7, [b"*.o"], 1, True),
     Sync(1), Sync(1, [b"site", b"/x"], ENV, *FLAGS, 0, [b"a"], 5000, True), Cancel(1, 2), Status(1), ListPairs(1),
@@ -53,6 +53,7 @@ REQUESTS: list[Any] = [
 ANSWERS: list[Any] = [
     Accepted(1, 2, b"/a", b"b:c"), Accepted(1, 2, b"/a", b"b:c", "site", 3), Progress(1, 2, "listing", {"listed": 1}),
     Items(1, 2), Problems(1, 2), Notice(1, 2, "text"), Result(1, 2, {"files": 1}, 0, 1, 2, 3, 4),
+    Result(1, 2, {}, 0, 1, 2, 3, 4, 0, {"here": PROFILE, "there": PROFILE}),
     Error(0, "protocol", "text"), Error(1, "timeout", "text", "hint", 2, 1), End(1),
     AgentInfo(1, 2, "0.1", 3, 4, "/c", ["/s"]), AgentInfo(1, 2, "0.1", 3, 4, "/c", [], "bad"),
     LinkInfo(1, "box", "up"), LinkInfo(1, "box", "up", "openssh", 5, "0.1", "lost"),

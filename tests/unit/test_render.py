@@ -1,5 +1,7 @@
 """What people read."""
 
+from typing import Any
+
 import pytest
 
 from ctl import render
@@ -83,6 +85,33 @@ def test_statistics() -> None:
     block = render.statistics({"listed_bytes": 10_000, "literal": 1234}, 1, 0.5, (90, 10))
     rows = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in block.splitlines())}
     assert rows["literal data"] == "1,234"
+    assert rows["total file size"] == "10,000"
+    assert rows["total bytes sent"] == "90"
+    assert rows["bytes/sec"] == "200"
     assert rows["speedup"] == "100.00"
     assert rows["time"] == "0.50 s"
-    assert "-" in render.statistics({}, 1, 0, (0, 0))
+    empty = render.statistics({}, 1, 0, (0, 0))
+    rows = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in empty.splitlines())}
+    assert (rows["speedup"], rows["bytes/sec"]) == ("0.00", "-")
+
+
+def test_profile() -> None:
+    def end(**stages: tuple[int, int, int]) -> dict[str, Any]:
+        figures = {
+            name: dict(zip(("spent_us", "first_us", "last_us"), three, strict=True)) for name, three in stages.items()
+        }
+        return {"wall_us": 2_500_000, "cpu_us": 800_000, "stages": figures}
+
+    here, there = end(read=(400_000, 100, 1_200_000), walk=(23_100, 0, 25_000)), end(write=(1_500_000, 3000, 2_400_000))
+    there["stages"]["new\x1b"] = {"spent_us": 1, "first_us": 2, "last_us": 3}
+    assert (
+        render.profile({"here": here, "there": there})
+        == """\
+  stage             here  from - to                   there  from - to
+  walk           23.1 ms     0.0 ms - 25.0 ms             -
+  read            0.40 s     0.1 ms - 1.20 s              -
+  write                -                             1.50 s     3.0 ms - 2.40 s
+  new\\#033             -                             0.0 ms     0.0 ms - 0.0 ms
+  CPU             0.80 s                             0.80 s
+  in all          2.50 s                             2.50 s"""
+    )

@@ -131,6 +131,31 @@ def test_a_whole_session(opening: Open) -> None:
     assert not responder.initiator
 
 
+@pytest.mark.parametrize("opening", [PUSH, PULL])
+@pytest.mark.parametrize("asked", [False, True])
+def test_a_profile_is_the_responders_and_only_when_asked(opening: Open, asked: bool) -> None:
+    opening = opening._replace(profile=asked)
+    told = {"wall_us": 1, "cpu_us": 1, "stages": {}}
+    for by_receiver, by_sender in ((None, None), (told, None), (None, told), (told, told)):
+        sender, receiver = SenderSession(), ReceiverSession()
+        for machine in (sender, receiver):
+            machine.open, machine.want_all, machine.state = opening, True, State.FLOWING
+        right = asked and opening.side == "receiver"
+        if right != (by_receiver is not None):
+            assert "profile" in refused(sender, Done({}, by_receiver))
+            with pytest.raises(LocalProtocolError):
+                receiver.send(Done({}, by_receiver))
+            continue
+        receiver.send(Done({}, by_receiver))
+        sender.receive_untrusted(Done({}, by_receiver))
+        if (asked and opening.side == "sender") == (by_sender is not None):
+            sender.send(Closed({}, by_sender))
+            receiver.receive_untrusted(Closed({}, by_sender))
+            assert receiver.closed
+        else:
+            assert "profile" in refused(receiver, Closed({}, by_sender))
+
+
 def refused(machine: Session, message: Any, payload: bytes = b"", **more: bool) -> str:
     with pytest.raises(RemoteProtocolError) as caught:
         machine.receive_untrusted(message, payload, **more)

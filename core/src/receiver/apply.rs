@@ -1,7 +1,6 @@
 //! The workers: DATA, taken apart and applied record by record, and everything else that waits in the queue.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use super::outbox::add;
 use super::queue::Job;
@@ -11,31 +10,22 @@ use super::{pieces::piecewise, whole::whole};
 use crate::beneath::{self, lock};
 use crate::buffer;
 use crate::list::Entry;
+use crate::profile::Stage;
 use crate::record::{self, Record};
 
 /// Runs jobs until the session stops.
 pub fn run(shared: &Shared) {
-    while let Some(job) = shared.queue.next_job(|| shared.stopped()) {
-        let begun = Instant::now();
-        let spent = match job {
-            Job::Data(payload) => {
-                data(shared, payload);
-                &shared.counters.apply_ns
-            }
+    let profile = &shared.profile;
+    let next = || shared.queue.next_job(|| shared.stopped());
+    while let Some(job) = profile.time(Stage::Idle, next) {
+        match job {
+            Job::Data(payload) => profile.time(Stage::Apply, || data(shared, payload)),
             Job::Basis(chunk, index, partial) => {
-                basis::answer(shared, chunk, index, partial);
-                &shared.counters.sign_ns
+                profile.time(Stage::Sign, || basis::answer(shared, chunk, index, partial));
             }
-            Job::Sign(signing) => {
-                signing.work(shared);
-                &shared.counters.sign_ns
-            }
-            Job::Finish => {
-                finish::run(shared);
-                &shared.counters.finish_ns
-            }
-        };
-        add(spent, begun.elapsed().as_nanos() as u64);
+            Job::Sign(signing) => profile.time(Stage::Sign, || signing.work(shared)),
+            Job::Finish => profile.time(Stage::Finish, || finish::run(shared)),
+        }
     }
 }
 

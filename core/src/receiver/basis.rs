@@ -13,6 +13,7 @@ use super::state::Pending;
 use crate::beneath::{self, lock};
 use crate::buffer;
 use crate::piece::{self, PIECE};
+use crate::profile::Stage;
 use crate::signature::{self, Signature};
 
 /// Bytes of a basis that are read, signed and sent at a time: with the shortest blocks a payload of 120 KB.
@@ -137,7 +138,8 @@ impl Signing {
             }
             let at = number * self.stretch;
             buf.resize((self.size - at).min(self.stretch) as usize, 0);
-            if read_at(&basis.file, at, &mut buf).is_err() {
+            let read = shared.profile.time(Stage::Read, || read_at(&basis.file, at, &mut buf));
+            if read.is_err() {
                 // A basis that shrinks meanwhile: sums of zeros match nothing that is there, or fail their hash.
                 buf.fill(0);
             }
@@ -214,8 +216,9 @@ fn pieces(shared: &Shared, pending: &Arc<Pending>, index: u32, temp: &[u8]) -> i
         }
         let from = u64::from(number) * PIECE as u64;
         buf.resize((meta.size - from).min(PIECE as u64) as usize, 0);
-        read_at(&file, from, &mut buf)?;
-        held.push(piece::chaining_value(&buf, number, entry.size));
+        shared.profile.time(Stage::Read, || read_at(&file, from, &mut buf))?;
+        let hash = || piece::chaining_value(&buf, number, entry.size);
+        held.push(shared.profile.time(Stage::Hash, hash));
     }
     buffer::give(buf);
     Ok(Partial {

@@ -9,6 +9,7 @@ use super::outbox::add;
 use super::state::{Pending, Place};
 use super::{Aside, Shared, problem};
 use crate::beneath::{self, join, lock};
+use crate::profile::Stage;
 use crate::record::Record;
 use crate::temp::Kind;
 
@@ -74,7 +75,11 @@ pub fn publish(
     place: Place,
 ) -> io::Result<()> {
     let (dir, name, _) = super::apply::target(shared, pending, record.index);
-    let done = attributes(shared, file, pending, record).and_then(|()| shared.commit(fd, dir, temp, name, place));
+    let commit = || shared.commit(fd, dir, temp, name, place);
+    let done = shared
+        .profile
+        .time(Stage::Metadata, || attributes(shared, file, pending, record))
+        .and_then(|()| shared.profile.time(Stage::Rename, commit));
     if done.is_err() {
         let _ = beneath::unlink_at(fd, temp);
     }

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
 
 use super::dirs::{Dirs, Here, Parts};
 use super::entries::At;
@@ -12,6 +11,7 @@ use super::state::{Pending, Place};
 use super::{Shared, problem};
 use crate::beneath::{join, lock};
 use crate::list::{self, Chunk, DIRECTORY, Entry, Group, REGULAR};
+use crate::profile::Stage;
 
 /// Why a chunk was not finished: the reason was given to `Shared::fail`.
 pub struct Stop;
@@ -28,13 +28,12 @@ pub fn run(shared: &Shared) {
         hasher: blake3::Hasher::new(),
         ended: false,
     };
-    while let Some(input) = shared.queue.next_input(|| shared.stopped()) {
-        let begun = Instant::now();
-        let step = match input {
+    let next = || shared.queue.next_input(|| shared.stopped());
+    while let Some(input) = shared.profile.time(Stage::Idle, next) {
+        let step = shared.profile.time(Stage::Compare, || match input {
             Input::Chunk(n, data) => generator.chunk(n, data),
             Input::End(chunks, entries, hash) => generator.end(chunks, entries, hash),
-        };
-        add(&shared.counters.compare_ns, begun.elapsed().as_nanos() as u64);
+        });
         if step.is_err() {
             return;
         }

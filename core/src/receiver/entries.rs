@@ -14,6 +14,7 @@ use super::{Aside, Before, problem};
 use crate::beneath::{self, Meta, hash_file, lock, split};
 use crate::list::{DIRECTORY, Entry, OTHER, REGULAR, SYMLINK, UNREADABLE};
 use crate::piece::PIECE;
+use crate::profile::Stage;
 use crate::temp::{self, Kind};
 
 /// Where an entry is at the destination.
@@ -283,7 +284,8 @@ impl Generator<'_> {
         let Some(fd) = at.fd else { return false };
         let hash = || -> io::Result<[u8; 32]> {
             let (file, _) = beneath::open_read_at(fd, entry.name)?;
-            hash_file(&file, || self.shared.stopped())
+            let content = || hash_file(&file, || self.shared.stopped());
+            self.shared.profile.time(Stage::Hash, content)
         };
         hash().is_ok_and(|hash| hash == entry.hash)
     }

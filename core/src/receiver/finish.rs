@@ -10,6 +10,7 @@ use super::outbox::add;
 use super::survey::survey;
 use super::{Before, Shared, itemize, problem};
 use crate::beneath::{self, join, lock};
+use crate::profile::Stage;
 
 /// Runs when every wanted entry was resolved and the list had ended well.
 pub fn run(shared: &Shared) {
@@ -30,7 +31,7 @@ pub fn run(shared: &Shared) {
             if shared.stopped() {
                 return;
             }
-            metadata(shared, dir);
+            shared.profile.time(Stage::Metadata, || metadata(shared, dir));
         }
     }
     shared.out.done();

@@ -38,6 +38,7 @@ use std::sync::{Mutex, OnceLock};
 
 use crate::beneath::{Handles, lock};
 use crate::filter::Filter;
+use crate::profile::Profile;
 use crate::temp::Namer;
 use asides::Aside;
 use dirs::Dirs;
@@ -110,6 +111,7 @@ pub struct Shared {
     pub queue: Queue,
     pub out: Outbox,
     pub counters: Counters,
+    pub profile: Profile,
     pub pending: Mutex<HashMap<u32, std::sync::Arc<Pending>>>,
     pub large: Mutex<HashMap<(u32, u32), std::sync::Arc<Large>>>,
     pub dirs: Mutex<Dirs>,

@@ -48,10 +48,6 @@ counters!(
     skipped,
     data_bytes,
     list_done,
-    compare_ns,
-    sign_ns,
-    apply_ns,
-    finish_ns,
 );
 
 /// Adds to a counter.

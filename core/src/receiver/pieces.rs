@@ -14,6 +14,7 @@ use super::{Shared, commit, problem};
 use crate::beneath::{self, lock};
 use crate::buffer;
 use crate::piece::{self, PIECE};
+use crate::profile::Stage;
 use crate::record::{self, Record};
 
 /// A PIECE, its file's END, or the PROBLEM that stands for that. Records of one file overtake each other: what a
@@ -97,7 +98,8 @@ fn piece(
         }
         _ => return Err("a piece whose data do not have its size"),
     };
-    if piece::chaining_value(content, record.piece, record.size) != record.hash {
+    let hash = || piece::chaining_value(content, record.piece, record.size);
+    if shared.profile.time(Stage::Hash, hash) != record.hash {
         return Ok(broken(shared, pending, large, i, problem::VERIFY, None));
     }
     if shared.full.load(Ordering::Acquire) {
@@ -110,7 +112,8 @@ fn piece(
             return Ok(false);
         };
         let _alone = lock(&large.writing);
-        write_at(&file, content, u64::from(record.piece) * PIECE as u64)?;
+        let at = u64::from(record.piece) * PIECE as u64;
+        shared.profile.time(Stage::Write, || write_at(&file, content, at))?;
         Ok(true)
     });
     buffer::give(made);

@@ -17,6 +17,7 @@ use super::{Before, Options, Shared, apply, asides, compare};
 use crate::beneath::{self, Root, lock};
 use crate::buffer::Buffer;
 use crate::filter::Filter;
+use crate::profile::Profile;
 use crate::temp::{self, Namer};
 use crate::wake::Wake;
 use crate::{EngineClosed, PeerViolation, list};
@@ -36,7 +37,7 @@ impl Receiver {
     #[new]
     #[pyo3(signature = (
         root, *, filters, delete, hashes, owner, group, dry_run, itemize, force, max_delete, arrow, threads, delta_min,
-        partial_min, list_window, data_window, temp_tag, wake_fd
+        partial_min, list_window, data_window, temp_tag, wake_fd, profile = false
     ))]
     #[allow(
         clippy::too_many_arguments,
@@ -62,6 +63,7 @@ impl Receiver {
         data_window: u64,
         temp_tag: &str,
         wake_fd: i32,
+        profile: bool,
     ) -> PyResult<Self> {
         let filter = Filter::new(&filters).map_err(|e| PyValueError::new_err(e.message()))?;
         let arrow = *arrow.as_bytes().first().ok_or_else(|| PyValueError::new_err("arrow"))?;
@@ -104,6 +106,7 @@ impl Receiver {
                 queue: Queue::new(threads),
                 out,
                 counters: Counters::default(),
+                profile: Profile::new(profile),
                 pending: Mutex::default(),
                 large: Mutex::new(HashMap::new()),
                 dirs: Mutex::default(),
@@ -171,6 +174,10 @@ impl Receiver {
 
     fn counters<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         self.shared.counters.all().into_py_dict(py)
+    }
+
+    fn profile<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        self.shared.profile.rows().into_py_dict(py)
     }
 
     fn failure(&self) -> Option<(&'static str, Vec<u8>, i32, String)> {

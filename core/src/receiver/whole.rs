@@ -12,6 +12,7 @@ use super::{Shared, commit};
 use crate::beneath::{self, lock};
 use crate::delta;
 use crate::piece::{self, PIECE};
+use crate::profile::Stage;
 use crate::record::{self, Record};
 use crate::temp::Kind;
 
@@ -45,7 +46,7 @@ pub fn whole(shared: &Shared, pending: &Arc<Pending>, record: &Record, content: 
         settled(shared, pending, i);
         return Ok(());
     }
-    if piece::hash(content) != record.hash {
+    if shared.profile.time(Stage::Hash, || piece::hash(content)) != record.hash {
         verify_failed(shared, pending, i);
         settled(shared, pending, i);
         return Ok(());
@@ -54,8 +55,9 @@ pub fn whole(shared: &Shared, pending: &Arc<Pending>, record: &Record, content: 
     let written = shared.handles().and_then(|h| h.dir(dir)).and_then(|fd| {
         pending.touch(i);
         let temp = shared.namer.name(Kind::Temp, name);
-        let file = shared.in_dir(&fd, || beneath::create_at(&*fd, &temp))?;
-        if let Err(e) = write_at(&file, content, 0) {
+        let create = || shared.in_dir(&fd, || beneath::create_at(&*fd, &temp));
+        let file = shared.profile.time(Stage::Write, create)?;
+        if let Err(e) = shared.profile.time(Stage::Write, || write_at(&file, content, 0)) {
             let _ = beneath::unlink_at(&*fd, &temp);
             return Err(e);
         }
@@ -71,7 +73,8 @@ pub fn from_delta(shared: &Shared, large: Option<&Large>, tokens: &[u8], out: &m
         .and_then(|l| l.basis.as_ref())
         .ok_or("a delta for a file without a basis")?;
     let read = |at: u64, into: &mut [u8]| read_at(&basis.file, at, into);
-    match delta::apply_untrusted(tokens, out.len(), basis.size, read, out) {
+    let apply = || delta::apply_untrusted(tokens, out.len(), basis.size, read, out);
+    match shared.profile.time(Stage::Delta, apply) {
         Ok(stats) => {
             add(&shared.counters.literal, stats.literal);
             add(&shared.counters.matched, stats.matched);

@@ -1,7 +1,6 @@
 //! What a sender did so far; the names are those of `_core.pyi`.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
 
 /// What was done so far.
 #[derive(Default)]
@@ -13,17 +12,10 @@ pub struct Counters {
     wanted_bytes: AtomicU64,
     acked_files: AtomicU64,
     acked_bytes: AtomicU64,
-    walk_ns: AtomicU64,
-    read_ns: AtomicU64,
-    hash_ns: AtomicU64,
 }
 
 fn add(counter: &AtomicU64, n: u64) {
     counter.fetch_add(n, Ordering::Relaxed);
-}
-
-fn ns(began: Instant) -> u64 {
-    began.elapsed().as_nanos() as u64
 }
 
 impl Counters {
@@ -42,21 +34,6 @@ impl Counters {
         add(&self.matched, bytes);
     }
 
-    /// Time spent reading.
-    pub fn read_ns(&self, began: Instant) {
-        add(&self.read_ns, ns(began));
-    }
-
-    /// Time spent hashing.
-    pub fn hash_ns(&self, began: Instant) {
-        add(&self.hash_ns, ns(began));
-    }
-
-    /// Time spent walking.
-    pub fn walk_ns(&self, began: Instant) {
-        add(&self.walk_ns, ns(began));
-    }
-
     /// Files asked for, and how large they were when they were listed.
     pub fn wanted(&self, files: u64, bytes: u64) {
         add(&self.wanted_files, files);
@@ -69,8 +46,8 @@ impl Counters {
         self.acked_bytes.store(bytes, Ordering::Relaxed);
     }
 
-    /// Name and value of every counter. `listed`: entries, their bytes, whether these are all.
-    pub fn table(&self, listed: (u64, u64, bool), data_bytes: u64) -> [(&'static str, u64); 14] {
+    /// Name and value of every counter. `listed`: entries, their bytes, whether these are all. `busy`: readers at work.
+    pub fn table(&self, listed: (u64, u64, bool), data_bytes: u64, busy: u64) -> [(&'static str, u64); 12] {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         [
             ("listed", listed.0),
@@ -82,11 +59,9 @@ impl Counters {
             ("literal", get(&self.literal)),
             ("matched", get(&self.matched)),
             ("data_bytes", data_bytes),
+            ("busy", busy),
             ("acked_files", get(&self.acked_files)),
             ("acked_bytes", get(&self.acked_bytes)),
-            ("walk_ns", get(&self.walk_ns)),
-            ("read_ns", get(&self.read_ns)),
-            ("hash_ns", get(&self.hash_ns)),
         ]
     }
 }

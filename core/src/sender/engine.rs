@@ -2,13 +2,13 @@
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::Instant;
 
 use crate::beneath::lock;
 use crate::list::{self, u32_at, u64_at};
+use crate::profile::{Profile, Stage};
 use crate::wake::Wake;
 use crate::walk::{self, Walk};
 
@@ -41,6 +41,8 @@ pub struct Settings {
     pub batch_max: usize,
     /// First grants.
     pub windows: (u64, u64),
+    /// Time is to be measured.
+    pub profile: bool,
 }
 
 /// One session's sender.
@@ -51,11 +53,15 @@ pub struct Engine {
     pub queue: Queue,
     /// What was done.
     pub counters: Counters,
+    /// Where the time went.
+    pub profile: Arc<Profile>,
     /// Tells the event loop.
     pub wake: Arc<Wake>,
     /// The list.
     pub listing: Listing,
     settings: Settings,
+    /// Readers at work.
+    busy: AtomicU64,
     stop: AtomicBool,
     peer: Mutex<Peer>,
     failure: Mutex<Option<Failure>>,
@@ -88,13 +94,21 @@ impl Engine {
         let wake = Arc::new(wake);
         let ready = Arc::clone(&wake);
         let (list_window, data_window) = settings.windows;
+        let profile = Arc::new(Profile::new(settings.profile));
         Self {
             source,
             queue: Queue::new(settings.batch_max, data_window),
             counters: Counters::default(),
-            listing: Listing::new(flags, list_window, Box::new(move || ready.signal())),
+            listing: Listing::new(
+                flags,
+                list_window,
+                Arc::clone(&profile),
+                Box::new(move || ready.signal()),
+            ),
+            profile,
             wake,
             settings,
+            busy: AtomicU64::new(0),
             stop: AtomicBool::new(false),
             peer: Mutex::default(),
             failure: Mutex::default(),
@@ -162,15 +176,14 @@ impl Engine {
     }
 
     fn walk(&self) {
-        let began = Instant::now();
         match self.source.single() {
             Some(single) => {
-                let entry = single.entry(&self.source, self.settings.walk.hashes, &self.stop);
+                let entry = || single.entry(&self.source, self.settings.walk.hashes, &self.stop);
+                let entry = self.profile.time(Stage::Walk, entry);
                 self.listing.single(&entry);
             }
             None => self.list_tree(),
         }
-        self.counters.walk_ns(began);
         if !self.is_stopped() {
             self.listing.finish();
         }
@@ -178,7 +191,7 @@ impl Engine {
 
     fn list_tree(&self) {
         let root = self.source.handles.root();
-        let walk = Walk::new(root, &self.settings.walk, &self.listing, &self.stop);
+        let walk = Walk::new(root, &self.settings.walk, &self.listing, &self.profile, &self.stop);
         std::thread::scope(|scope| {
             for _ in 1..self.settings.threads {
                 let builder = std::thread::Builder::new().name("walk".to_owned()).stack_size(STACK);
@@ -190,15 +203,17 @@ impl Engine {
     }
 
     fn read(&self) {
-        while let Some(work) = self.queue.take() {
+        while let Some(work) = self.profile.time(Stage::Idle, || self.queue.take()) {
+            self.busy.fetch_add(1, Ordering::Relaxed);
             match work {
                 Work::Batch(batch) => read::send(&batch, Known::default(), self),
                 Work::Pieces(large, pieces) => large.send(pieces, self),
                 Work::Rebuild(rebuild) => {
-                    let (batch, known) = rebuild.begin();
+                    let (batch, known) = self.profile.time(Stage::Delta, || rebuild.begin());
                     read::send(&batch, known, self);
                 }
             }
+            self.busy.fetch_sub(1, Ordering::Relaxed);
         }
     }
 
@@ -343,7 +358,8 @@ impl Engine {
     }
 
     /// Name and value of every counter.
-    pub fn counted(&self) -> [(&'static str, u64); 14] {
-        self.counters.table(self.listing.progress(), self.queue.sent())
+    pub fn counted(&self) -> [(&'static str, u64); 12] {
+        let busy = self.busy.load(Ordering::Relaxed);
+        self.counters.table(self.listing.progress(), self.queue.sent(), busy)
     }
 }

@@ -3,12 +3,12 @@
 use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::Mutex;
-use std::time::Instant;
 
 use crate::beneath::{self, Meta, lock};
 use crate::buffer;
 use crate::delta::Matcher;
 use crate::piece::{self, PIECE};
+use crate::profile::Stage;
 use crate::record::{self, Record};
 
 use super::basis::Known;
@@ -118,12 +118,10 @@ impl Large {
         let behind = block_len.saturating_sub(1).min(left - len as u64) as usize;
         let mut out = buffer::take(record::HEADER + len + behind);
         out.resize(record::HEADER, 0);
-        let began = Instant::now();
-        read::append(&self.file, &mut out, offset, len + behind)?;
-        engine.counters.read_ns(began);
-        let began = Instant::now();
+        let profile = &engine.profile;
+        profile.time(Stage::Read, || read::append(&self.file, &mut out, offset, len + behind))?;
         let (data, lookahead) = out[record::HEADER..].split_at(len);
-        let value = piece::chaining_value(data, number, self.meta.size);
+        let value = profile.time(Stage::Hash, || piece::chaining_value(data, number, self.meta.size));
         let mut literal = len as u64;
         let mut encoding = record::RAW;
         let mut tokens = Vec::new();
@@ -131,7 +129,7 @@ impl Large {
             (encoding, literal) = (record::SAME, 0);
         } else if let Some(matcher) = matcher {
             tokens.resize(record::HEADER, 0);
-            let stats = matcher.piece(data, offset, lookahead, &mut tokens);
+            let stats = profile.time(Stage::Delta, || matcher.piece(data, offset, lookahead, &mut tokens));
             if tokens.len() - record::HEADER < len {
                 (encoding, literal) = (record::DELTA, stats.literal);
             }
@@ -141,7 +139,6 @@ impl Large {
             record::DELTA => buffer::give(std::mem::replace(&mut out, tokens)),
             _ => out.truncate(record::HEADER + len),
         }
-        engine.counters.hash_ns(began);
         // Noticed early, so that a file that is being written does not cost all its pieces.
         if beneath::stat(&self.file)? != self.meta {
             return Err(Trouble::changed());

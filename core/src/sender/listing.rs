@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::beneath::lock;
 use crate::list::{self, Builder, Chunk, Entry};
+use crate::profile::{Profile, Stage};
 use crate::walk::{Part, Sink};
 
 use super::Violation;
@@ -33,6 +34,7 @@ pub type Total = (u32, u64, [u8; 32]);
 pub struct Listing {
     state: Mutex<State>,
     room: Condvar,
+    profile: Arc<Profile>,
     ready: Box<dyn Fn() + Send + Sync>,
 }
 
@@ -65,7 +67,7 @@ pub enum Next {
 
 impl Listing {
     /// An empty list with these chunk flags. `ready` is called when there is something to take.
-    pub fn new(flags: u16, grant: u64, ready: Box<dyn Fn() + Send + Sync>) -> Self {
+    pub fn new(flags: u16, grant: u64, profile: Arc<Profile>, ready: Box<dyn Fn() + Send + Sync>) -> Self {
         Self {
             state: Mutex::new(State {
                 builder: Builder::new(flags),
@@ -84,6 +86,7 @@ impl Listing {
                 stopped: false,
             }),
             room: Condvar::new(),
+            profile,
             ready,
         }
     }
@@ -108,7 +111,8 @@ impl Listing {
             if !state.builder.is_empty() || state.bytes < state.grant && state.held_bytes < HELD_MAX {
                 return Some(state);
             }
-            state = self.room.wait(state).unwrap_or_else(PoisonError::into_inner);
+            let woken = self.profile.time(Stage::Idle, || self.room.wait(state));
+            state = woken.unwrap_or_else(PoisonError::into_inner);
         }
     }
 

@@ -3,7 +3,6 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::time::Instant;
 
 use rustix::io::Errno;
 
@@ -11,6 +10,7 @@ use crate::beneath::{self, Meta};
 use crate::buffer;
 use crate::list::Group;
 use crate::piece;
+use crate::profile::Stage;
 use crate::record::{self, Record};
 
 use super::basis::Known;
@@ -166,8 +166,8 @@ impl Filling<'_> {
     fn file(&mut self, index: u32) -> Result<(), Trouble> {
         let mut tries = 0;
         loop {
-            let began = Instant::now();
-            let (file, meta) = self.open(index)?;
+            let profile = &self.engine.profile;
+            let (file, meta) = profile.time(Stage::Read, || self.open(index))?;
             if meta.size > piece::PIECE as u64 {
                 let large = Large::new(self.batch.n, index, file, meta, std::mem::take(&mut self.known))?;
                 self.engine.queue.share(Arc::new(large));
@@ -177,9 +177,8 @@ impl Filling<'_> {
             self.flush(record::HEADER + len);
             let at = self.out.len();
             self.out.resize(at + record::HEADER, 0);
-            let read = append(&file, &mut self.out, 0, len);
+            let read = profile.time(Stage::Read, || append(&file, &mut self.out, 0, len));
             let after = beneath::stat(&file)?;
-            self.engine.counters.read_ns(began);
             if read.is_ok() && after == meta {
                 self.whole(index, &meta, at);
                 return Ok(());
@@ -195,15 +194,15 @@ impl Filling<'_> {
     }
 
     fn whole(&mut self, index: u32, meta: &Meta, at: usize) {
-        let began = Instant::now();
+        let profile = &self.engine.profile;
         let data = &self.out[at + record::HEADER..];
         let len = data.len() as u64;
-        let hash = piece::hash(data);
+        let hash = profile.time(Stage::Hash, || piece::hash(data));
         let mut literal = len;
         let mut encoding = record::RAW;
         if let Some((matcher, _)) = &mut self.known.blocks {
             let mut tokens = Vec::new();
-            let stats = matcher.piece(data, 0, b"", &mut tokens);
+            let stats = profile.time(Stage::Delta, || matcher.piece(data, 0, b"", &mut tokens));
             if tokens.len() < data.len() {
                 self.out.truncate(at + record::HEADER);
                 self.out.extend_from_slice(&tokens);
@@ -217,7 +216,6 @@ impl Filling<'_> {
             hash,
             ..header(self.batch.n, index, meta)
         };
-        self.engine.counters.hash_ns(began);
         self.engine.counters.literal(literal);
         self.engine.counters.matched(len - literal);
         self.engine.counters.file();

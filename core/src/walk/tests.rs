@@ -76,7 +76,8 @@ fn walk(place: &Place, patterns: &[&[u8]], sink: &Parts, threads: usize) {
         hashes: false,
     };
     let stop = AtomicBool::new(false);
-    let walk = Walk::new(&root, &options, sink, &stop);
+    let profile = Profile::new(false);
+    let walk = Walk::new(&root, &options, sink, &profile, &stop);
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| walk.run());
