@@ -31,6 +31,18 @@ def test_first_again_and_changed(hosts: Hosts, place: Path) -> None:
     assert_same(source, destination)
 
 
+def test_a_profile_comes_from_both_ends(hosts: Hosts, place: Path) -> None:
+    source = place / "source"
+    build(hosts, source, 104)
+    for run, sender, receiver in ((push, "here", "there"), (pull, "there", "here")):
+        told = result(run(hosts, source, place / sender, "--profile", "--json"))
+        assert {"walk", "read", "socket"} <= set(told["profile"][sender]["stages"])
+        assert {"compare", "write", "metadata", "rename"} <= set(told["profile"][receiver]["stages"])
+        assert 0 < told["speedup"] < 100
+        assert_same(source, place / sender)
+    assert "rename" in run(hosts, source, place / "third", "--profile")
+
+
 def test_there_and_back_again(hosts: Hosts, place: Path) -> None:
     first, there, back = place / "first", place / "there", place / "back"
     build(hosts, first, 101, awkward=True)

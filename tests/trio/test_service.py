@@ -14,7 +14,7 @@ from agentd.sync import initiator
 from agentd.sync.engines import Tuning
 from agentd.wire import Connection, ConnectionLost, greet
 from proto.errors import SyncError
-from proto.job import Job, Location, Notice, Options, Outcome
+from proto.job import Job, Location, Notice, Options, Outcome, Progress
 from proto.peer import Cancel, Closed, Data, Done, Error, Join, List, ListEnd, Open, Opened, Ping, Pong, Want
 from tests.helpers.fake_agents import FakeEngines, Joined, open_joined
 from tests.helpers.fake_engine import FakeReceiver, FakeSender, Tree
@@ -166,6 +166,32 @@ async def test_a_pull_does_not_wait_for_closed(roots: tuple[bytes, bytes]) -> No
         held.set()
         await trio.testing.wait_all_tasks_blocked()
         assert len(joined.link.spares) == 1
+
+
+async def test_progress_is_told_by_the_clock(
+    joined: Joined, roots: tuple[bytes, bytes], autojump_clock: trio.testing.MockClock
+) -> None:
+    """Not by what was done: a frame takes 10 ms here, and there are many."""
+    job = push(roots)
+    place(joined, job, {b"file%d" % n: b"%d" % n * 100 for n in range(200)})
+    connection = await joined.link.connection()
+    send, sent = connection.send, 0
+
+    async def slow_send(message: Any, payload: Any = None) -> None:
+        nonlocal sent
+        sent += 1
+        await trio.sleep(0.01)
+        await send(message, payload)
+
+    connection.send = slow_send  # type: ignore[method-assign]
+    joined.link.give_back(connection)
+    begun = trio.current_time()
+    await joined.run_job(job)
+    told = [event for event in joined.events if isinstance(event, Progress)]
+    intervals = (trio.current_time() - begun) / initiator.PROGRESS_S
+    assert sent > 200
+    assert intervals - 2 <= len(told) <= intervals + 2
+    assert len({event.counters["files"] for event in told[1:]}) > 10
 
 
 @directions
