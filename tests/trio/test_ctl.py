@@ -32,6 +32,7 @@ class Cli:
     def __init__(self, room: Room, path: Path) -> None:
         self.room = room
         self.socket = str(path / "s")
+        self.home = str(path / "home")
         self.cwd = path
         self.serving = trio.CancelScope()
 
@@ -40,7 +41,7 @@ class Cli:
 
     @property
     def options(self) -> dict[str, Any]:
-        return {"cwd": self.cwd, "env": {**os.environ, "PYTHONPATH": str(ROOT)}}
+        return {"cwd": self.cwd, "env": {**os.environ, "PYTHONPATH": str(ROOT), "SYNCCTL_HOME": self.home}}
 
     async def run(self, *words: str | bytes) -> subprocess.CompletedProcess[bytes]:
         with trio.fail_after(30):
