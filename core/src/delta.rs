@@ -1,6 +1,7 @@
 //! Deltas: which parts of a new file a basis already holds, told from the basis's signature alone.
 //!
-//! Tokens (docs/protocol.md): `u8 0, u32 len, literal` or `u8 1, u32 len, u64 basis_offset`, little-endian.
+//! Tokens (docs/protocol.md): `u8 0, u32 len, literal`, `u8 1, u32 len, u64 basis_offset` or `u8 2, u32 len` for a hole,
+//! little-endian.
 
 use std::sync::Arc;
 
@@ -8,11 +9,13 @@ use crate::rolling::{self, Rolling};
 use crate::signature::{self, Signature};
 
 mod index;
+mod punch;
 #[cfg(test)]
 mod tests;
 mod tokens;
 
 use index::Index;
+pub use punch::punch;
 use tokens::Tokens;
 pub use tokens::{ApplyError, apply_untrusted};
 

@@ -1,6 +1,7 @@
 //! DATA records: file content on its way. Layout: docs/protocol.md, DATA.
 
 use crate::list::{array, u16_at, u32_at, u64_at};
+use crate::piece;
 
 /// A whole file of at most one piece.
 pub const WHOLE: u8 = 1;
@@ -13,10 +14,12 @@ pub const PROBLEM: u8 = 4;
 
 /// `data` is the content.
 pub const RAW: u8 = 0;
-/// `data` is tokens that make it from the basis.
+/// `data` is tokens that make it, from the basis where there is one.
 pub const DELTA: u8 = 1;
 /// No data: the receiver's partial holds this piece.
 pub const SAME: u8 = 2;
+/// A PIECE and those behind it are one hole; `data` is how many, as u32.
+pub const HOLE: u8 = 3;
 
 /// Bytes before a record's data.
 pub const HEADER: usize = 80;
@@ -26,7 +29,7 @@ pub const HEADER: usize = 80;
 pub struct Record {
     /// WHOLE, PIECE, END or PROBLEM.
     pub kind: u8,
-    /// RAW, DELTA or SAME.
+    /// RAW, DELTA, SAME or HOLE.
     pub encoding: u8,
     /// Permission bits as of the read.
     pub mode: u16,
@@ -92,7 +95,7 @@ impl Record {
             code: rest[44],
             hash: array(&rest[48..]),
         };
-        if rest[45..48] != [0; 3] || !matches!(record.kind, WHOLE..=PROBLEM) || record.encoding > SAME {
+        if rest[45..48] != [0; 3] || !matches!(record.kind, WHOLE..=PROBLEM) || record.encoding > HOLE {
             return Err("a data record of an unknown kind");
         }
         if record.mode > 0o7777 || record.mtime_ns >= 1_000_000_000 || record.size > i64::MAX as u64 {
@@ -103,6 +106,9 @@ impl Record {
         }
         if record.data_len != 0 && (matches!(record.kind, END | PROBLEM) || record.encoding == SAME) {
             return Err("a data record with data where none belongs");
+        }
+        if record.encoding == HOLE && (record.kind != PIECE || record.data_len != 4 || record.hash != piece::HOLE) {
+            return Err("a hole that is no run of pieces");
         }
         Ok((record, at + HEADER + record.data_len as usize))
     }
@@ -134,5 +140,25 @@ mod tests {
             assert!(Record::parse_untrusted(&out[..len], 0).is_err());
         }
         assert!(Record::parse_untrusted(&out, HEADER + 4).is_err());
+    }
+    #[test]
+    fn a_hole_is_a_run_of_pieces_and_nothing_else() {
+        let hole = Record {
+            kind: PIECE,
+            encoding: HOLE,
+            data_len: 4,
+            ..Record::default()
+        };
+        let hash = [1; 32];
+        for (record, fits) in [
+            (hole, true),
+            (Record { kind: WHOLE, ..hole }, false),
+            (Record { data_len: 3, ..hole }, false),
+            (Record { hash, ..hole }, false),
+        ] {
+            let mut out = vec![0; HEADER + record.data_len as usize];
+            record.write(&mut out);
+            assert_eq!(Record::parse_untrusted(&out, 0).is_ok(), fits, "{record:?}");
+        }
     }
 }

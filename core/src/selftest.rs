@@ -77,7 +77,7 @@ pub fn selftest<'py>(
                 buffer.copy_from_slice(&basis[begin..begin + buffer.len()]);
                 Ok(())
             };
-            match apply_untrusted(&data, out.len(), basis.len() as u64, read, &mut out) {
+            match apply_untrusted(&data, basis.len() as u64, read, &mut out, &mut Vec::new()) {
                 Ok(_) => Ok(PyBytes::new(py, &out).into_any()),
                 Err(ApplyError::Violation(how)) => Err(PyValueError::new_err(how)),
                 Err(ApplyError::Io(error)) => Err(error.into()),
@@ -137,11 +137,12 @@ fn hash(data: &[u8]) -> [u8; 32] {
         return piece::hash(data);
     }
     let size = data.len() as u64;
-    let cvs = data
-        .chunks(PIECE)
-        .enumerate()
-        .map(|(n, piece)| piece::chaining_value(piece, n as u32, size));
-    piece::file_hash(&cvs.collect::<Vec<_>>(), size)
+    let pieces = piece::count(size) as u32;
+    let mut subtrees = piece::Subtrees::default();
+    for (n, piece) in (0..).zip(data.chunks(PIECE)) {
+        subtrees.add(n, piece::chaining_value(piece, n, size), pieces);
+    }
+    subtrees.file_hash(size)
 }
 
 fn delta(signature: Signature, new: &[u8], piece: usize) -> Vec<(Vec<u8>, crate::delta::Stats)> {

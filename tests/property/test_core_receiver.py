@@ -16,6 +16,7 @@ from tests.helpers.payloads import (
     DIRECTORY,
     END,
     FIRST,
+    HOLE,
     INCOMPLETE,
     LAST,
     OTHER,
@@ -318,6 +319,12 @@ def test_a_dry_run_changes_nothing(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["old"]
 
 
+def hole(driver: Driver, first: int, count: int) -> Driver:
+    """A hole in a file of three pieces."""
+    record = pack_record(PIECE_RECORD, 0, 1, count.to_bytes(4, "little"), size=3 << 20, piece=first, encoding=HOLE)
+    return driver.send_list([Group(b"", [ROOT, Entry(b"f", size=3 << 20)])]).data(record)
+
+
 VIOLATIONS: dict[str, Callable[[Driver], object]] = {
     "gap": lambda d: d.engine.list_untrusted(1, buffer(pack_list([Group(b"", [ROOT])]))),
     "no root": lambda d: d.send_list([Group(b"", [Entry(b"f")])]),
@@ -342,7 +349,19 @@ VIOLATIONS: dict[str, Callable[[Driver], object]] = {
         whole(0, 1, b"x"), whole(0, 1, b"x")
     ),
     "delta without a basis": lambda d: d.send_list([Group(b"", [ROOT, Entry(b"f", size=1)])]).data(
-        pack_record(WHOLE, 0, 1, b"\0\1\0\0\0x", size=1, encoding=1)
+        pack_record(WHOLE, 0, 1, b"\1\1\0\0\0" + bytes(8), size=1, encoding=DELTA)
+    ),
+    "hole of no pieces": lambda d: hole(d, 0, 0),
+    "hole beyond its file": lambda d: hole(d, 1, 3),
+    "hole of too many pieces to count": lambda d: hole(d, 2, 0xFFFFFFFF),
+    "hole that overlaps another": lambda d: hole(d, 0, 2).data(
+        pack_record(PIECE_RECORD, 0, 1, b"\2\0\0\0", size=3 << 20, piece=1, encoding=HOLE)
+    ),
+    "file of too many pieces": lambda d: d.send_list([Group(b"", [ROOT, Entry(b"f", size=3 << 20)])]).data(
+        pack_record(PIECE_RECORD, 0, 1, b"\1\0\0\0", size=1 << 62, encoding=HOLE)
+    ),
+    "hole shorter than any": lambda d: d.send_list([Group(b"", [ROOT, Entry(b"f", size=8)])]).data(
+        pack_record(WHOLE, 0, 1, b"\2\x08\0\0\0", size=8, encoding=DELTA)
     ),
     "piece beyond": lambda d: d.send_list([Group(b"", [ROOT, Entry(b"f", size=3 << 20)])]).data(
         pack_record(PIECE_RECORD, 0, 1, bytes(PIECE), size=3 << 20, piece=9)

@@ -40,7 +40,7 @@ fn apply(tokens: &[u8], basis: &[u8], out: &mut [u8]) -> Result<Stats, ApplyErro
         buffer.copy_from_slice(&basis[offset as usize..offset as usize + buffer.len()]);
         Ok(())
     };
-    apply_untrusted(tokens, out.len(), basis.len() as u64, read, out)
+    apply_untrusted(tokens, basis.len() as u64, read, out, &mut Vec::new())
 }
 
 #[test]
@@ -164,7 +164,8 @@ fn broken_tokens_are_refused() {
         (literal(b""), "delta: empty token"),
         (copy(9, 0), "delta: shorter than its piece"),
         (vec![], "delta: shorter than its piece"),
-        (vec![2, 10, 0, 0, 0], "delta: unknown token"),
+        (vec![2, 10, 0, 0, 0], "delta: a hole that is none"),
+        (vec![3, 10, 0, 0, 0], "delta: unknown token"),
         ([copy(10, 0), vec![0]].concat(), "delta: truncated"),
         (literal(b"0123456789")[..14].to_vec(), "delta: truncated"),
         (copy(10, 0)[..12].to_vec(), "delta: truncated"),
@@ -173,8 +174,8 @@ fn broken_tokens_are_refused() {
     }
     let failing = |_: u64, _: &mut [u8]| Err(io::Error::from(io::ErrorKind::UnexpectedEof));
     assert!(matches!(
-        apply_untrusted(&copy(10, 0), 10, 100, failing, &mut [0; 10]),
+        apply_untrusted(&copy(10, 0), 100, failing, &mut [0; 10], &mut Vec::new()),
         Err(ApplyError::Io(_))
     ));
-    assert!(apply_untrusted(&copy(10, 0), 10, 100, failing, &mut [0; 9]).is_err());
+    assert!(apply_untrusted(&copy(10, 0), 100, failing, &mut [0; 9], &mut Vec::new()).is_err());
 }

@@ -1,11 +1,14 @@
 //! The tokens of a delta: written by the matcher, applied by the receiver.
 
 use std::io;
+use std::ops::Range;
 
 use super::Stats;
+use crate::holes::HOLE_MIN;
 
 pub(super) const LITERAL: u8 = 0;
 pub(super) const COPY: u8 = 1;
+pub(super) const HOLE: u8 = 2;
 /// Well below what a length field holds.
 const TOKEN_MAX: usize = 1 << 30;
 
@@ -49,6 +52,15 @@ impl Tokens<'_> {
         self.done = until;
     }
 
+    /// Zeros that nothing was ever written to: they are neither literal nor matched.
+    pub(super) fn hole(&mut self, range: &Range<usize>) {
+        self.literal(range.start);
+        self.flush();
+        self.out.push(HOLE);
+        self.out.extend_from_slice(&(range.len() as u32).to_le_bytes());
+        self.done = range.end;
+    }
+
     pub(super) fn flush(&mut self) {
         if let Some((basis, len)) = self.copy.take() {
             self.out.push(COPY);
@@ -73,19 +85,18 @@ pub enum ApplyError {
     Io(io::Error),
 }
 
-/// Fills `out`, a piece of `piece_len` bytes, from a peer's tokens.
+/// Fills `out`, a piece, from a peer's tokens; where it has holes goes to `holes`, in order.
 ///
 /// `read_basis(offset, buffer)` fills its buffer from a basis of `basis_size` bytes; it is asked for nothing else.
 pub fn apply_untrusted(
     tokens: &[u8],
-    piece_len: usize,
     basis_size: u64,
     mut read_basis: impl FnMut(u64, &mut [u8]) -> io::Result<()>,
     out: &mut [u8],
+    holes: &mut Vec<Range<usize>>,
 ) -> Result<Stats, ApplyError> {
-    let mut room = out
-        .get_mut(..piece_len)
-        .ok_or(ApplyError::Violation("delta: no room for the piece"))?;
+    let piece_len = out.len();
+    let mut room = out;
     let mut stats = Stats::default();
     let mut rest = tokens;
     while let Some((&kind, after)) = rest.split_first() {
@@ -120,6 +131,13 @@ pub fn apply_untrusted(
                 }
                 read_basis(offset, here).map_err(ApplyError::Io)?;
                 stats.matched += u64::from(len);
+                after
+            }
+            HOLE if here.len() < HOLE_MIN => return Err(ApplyError::Violation("delta: a hole that is none")),
+            HOLE => {
+                here.fill(0);
+                let end = piece_len - left.len();
+                holes.push(end - here.len()..end);
                 after
             }
             _ => return Err(ApplyError::Violation("delta: unknown token")),

@@ -8,16 +8,20 @@ use std::sync::{Arc, Mutex};
 use super::Shared;
 use super::apply::target;
 use super::large::{Basis, Large, Partial};
-use super::rw::read_at;
 use super::state::Pending;
 use crate::beneath::{self, lock};
 use crate::buffer;
+use crate::holes;
 use crate::piece::{self, PIECE};
 use crate::profile::Stage;
+use crate::rw::read_at;
 use crate::signature::{self, Signature};
 
 /// Bytes of a basis that are read, signed and sent at a time: with the shortest blocks a payload of 120 KB.
 const STRETCH: u64 = 4 << 20;
+
+/// Rows of a BASIS that names pieces of a partial: below 1.2 MB.
+const ROWS: usize = 32 << 10;
 
 /// Sends the BASIS of a wanted file. One that cannot be read is an empty signature: the file then comes whole.
 pub fn answer(shared: &Shared, chunk: u32, index: u32, partial: Option<Vec<u8>>) {
@@ -42,25 +46,35 @@ pub fn answer(shared: &Shared, chunk: u32, index: u32, partial: Option<Vec<u8>>)
     }
     let basis = open(shared, &pending, index)
         .ok()
-        .filter(|basis| basis.size > 0)
+        .filter(|basis| basis.size > 0 && worth_signing(basis))
         .zip(random_key());
-    let said = partial.as_ref().map(|partial| {
-        let numbered: Vec<(u32, [u8; 32])> = (0..).zip(partial.held.iter().copied()).collect();
-        let mut payload = Vec::new();
-        signature::encode_pieces((chunk, index), &numbered, basis.is_some(), &mut payload);
-        payload
-    });
+    let held = partial.as_ref().map(|partial| partial.held.clone());
     if let Some((basis, key)) = basis {
         // The sender begins when the signature's last part is there.
-        said.into_iter()
-            .for_each(|pieces| shared.out.event(("basis", 0, Some(pieces))));
+        say_pieces(shared, (chunk, index), held.as_deref(), true);
         return sign(shared, &pending, index, partial, basis, key);
     }
     shared.queue.signed(0);
     keep(shared, (chunk, index), &Arc::new(Large::with(partial, None, 0)));
-    match said {
-        Some(pieces) => shared.out.event(("basis", 0, Some(pieces))),
+    match held {
+        Some(_) => say_pieces(shared, (chunk, index), held.as_deref(), false),
         None => send_part(shared, (chunk, index), &unsigned(0, [0; 16]), 0, (&[], &[]), true),
+    }
+}
+
+/// Names the pieces that a partial holds. `more`: a signature follows.
+fn say_pieces(shared: &Shared, file: (u32, u32), held: Option<&[(u32, [u8; 32])]>, more: bool) {
+    let Some(held) = held else { return };
+    let mut rest = held;
+    loop {
+        let (rows, behind) = rest.split_at(rest.len().min(ROWS));
+        rest = behind;
+        let mut payload = Vec::new();
+        signature::encode_pieces(file, rows, more || !rest.is_empty(), &mut payload);
+        shared.out.event(("basis", 0, Some(payload)));
+        if rest.is_empty() {
+            return;
+        }
     }
 }
 
@@ -72,6 +86,16 @@ fn open(shared: &Shared, pending: &Pending, index: u32) -> io::Result<Basis> {
     Ok(Basis { file, size: meta.size })
 }
 
+/// Whether a basis holds so much that its signature is small beside it: that of a file of hardly more than holes is not.
+fn worth_signing(basis: &Basis) -> bool {
+    let signature = 20 * signature::block_count(basis.size, signature::block_len(basis.size));
+    let holds = match holes::may_have(&basis.file, basis.size) {
+        true => holes::allocated(&basis.file).unwrap_or(basis.size),
+        false => basis.size,
+    };
+    signature <= holds / 8 + 1024
+}
+
 /// A signature in the making: several workers take stretches of the basis, which go out in order.
 pub struct Signing {
     pending: Arc<Pending>,
@@ -80,6 +104,7 @@ pub struct Signing {
     whole: Signature,
     key: [u8; 32],
     size: u64,
+    sparse: bool,
     stretch: u64,
     next: AtomicU64,
     out: Mutex<Ready>,
@@ -96,6 +121,7 @@ fn sign(shared: &Shared, pending: &Arc<Pending>, index: u32, partial: Option<Par
     let size = basis.size;
     let whole = unsigned(size, key);
     let signed = 20 * signature::block_count(size, whole.block_len);
+    let sparse = holes::may_have(&basis.file, size);
     shared.queue.signed(signed);
     let large = Arc::new(Large::with(partial, Some(basis), signed));
     keep(shared, (pending.n, index), &large);
@@ -108,6 +134,7 @@ fn sign(shared: &Shared, pending: &Arc<Pending>, index: u32, partial: Option<Par
         stretch: (STRETCH / block).max(1) * block,
         whole,
         size,
+        sparse,
         next: AtomicU64::new(0),
         out: Mutex::default(),
     });
@@ -138,12 +165,7 @@ impl Signing {
             }
             let at = number * self.stretch;
             buf.resize((self.size - at).min(self.stretch) as usize, 0);
-            let read = shared.profile.time(Stage::Read, || read_at(&basis.file, at, &mut buf));
-            if read.is_err() {
-                // A basis that shrinks meanwhile: sums of zeros match nothing that is there, or fail their hash.
-                buf.fill(0);
-            }
-            let sums = signature::sign(&buf, self.whole.block_len, &self.key);
+            let sums = self.sums(shared, basis, at, &mut buf);
             let mut out = lock(&self.out);
             out.parts.insert(number, sums);
             while let Some((weak, strong)) = {
@@ -164,6 +186,32 @@ impl Signing {
             }
         }
         buffer::give(buf);
+    }
+}
+
+impl Signing {
+    /// The sums of the stretch at `at`, which is as long as `buf`.
+    fn sums(&self, shared: &Shared, basis: &Basis, at: u64, buf: &mut [u8]) -> (Vec<u32>, Vec<signature::Strong>) {
+        let (len, block) = (buf.len() as u64, self.whole.block_len as usize);
+        if self.sparse && holes::next_data(&basis.file, at..at + len) == at + len {
+            // Full blocks of a hole are all alike.
+            let last = buf.len() / block * block;
+            buf[..block.min(len as usize)].fill(0);
+            buf[last..].fill(0);
+            let (mut weak, mut strong) = signature::sign(&buf[..block.min(last)], self.whole.block_len, &self.key);
+            weak = weak.repeat(last / block);
+            strong = strong.repeat(last / block);
+            let (short_weak, short_strong) = signature::sign(&buf[last..], self.whole.block_len, &self.key);
+            weak.extend(short_weak);
+            strong.extend(short_strong);
+            return (weak, strong);
+        }
+        let read = shared.profile.time(Stage::Read, || read_at(&basis.file, at, buf));
+        if read.is_err() {
+            // A basis that shrinks meanwhile: sums of zeros match nothing that is there, or fail their hash.
+            buf.fill(0);
+        }
+        signature::sign(buf, self.whole.block_len, &self.key)
     }
 }
 
@@ -208,17 +256,36 @@ fn pieces(shared: &Shared, pending: &Arc<Pending>, index: u32, temp: &[u8]) -> i
     }
     // Its last piece may be cut short; without a full one there is nothing to continue, but the file serves as well.
     let count = (meta.size / PIECE as u64) as u32 + u32::from(meta.size == entry.size && meta.size % PIECE as u64 != 0);
-    let mut held = Vec::with_capacity(count as usize);
+    let sparse = holes::may_have(&file, meta.size);
+    let mut held = Vec::new();
     let mut buf = buffer::take(PIECE);
-    for number in 0..count {
+    let mut number = 0;
+    while number < count {
         if shared.stopped() {
             return Err(io::ErrorKind::Interrupted.into());
         }
         let from = u64::from(number) * PIECE as u64;
+        let data = if sparse {
+            holes::next_data(&file, from..meta.size)
+        } else {
+            from
+        };
+        if data == meta.size {
+            break;
+        }
+        if data >= from + PIECE as u64 {
+            number = (data / PIECE as u64) as u32;
+            continue;
+        }
         buf.resize((meta.size - from).min(PIECE as u64) as usize, 0);
-        shared.profile.time(Stage::Read, || read_at(&file, from, &mut buf))?;
+        let read = || match sparse {
+            true => holes::read_around(&file, from, &mut buf).map(drop),
+            false => read_at(&file, from, &mut buf),
+        };
+        shared.profile.time(Stage::Read, read)?;
         let hash = || piece::chaining_value(&buf, number, entry.size);
-        held.push(shared.profile.time(Stage::Hash, hash));
+        held.push((number, shared.profile.time(Stage::Hash, hash)));
+        number += 1;
     }
     buffer::give(buf);
     Ok(Partial {

@@ -6,13 +6,13 @@ use std::sync::{Arc, Mutex};
 
 use super::Shared;
 use crate::beneath::{self, lock};
-use crate::piece::{self, PIECE};
-use crate::record::Record;
+use crate::piece::{self, PIECE, Subtrees};
+use crate::record::{self, Record};
 use crate::temp::Kind;
 
-/// A piece may come this far ahead of the highest one before it: more than any data window holds. It bounds what a
-/// lying peer can make us allocate.
-const AHEAD_MAX: usize = 4096;
+/// Gaps between pieces that are here, at the most. Senders begin pieces in order, so what they have under way makes far
+/// fewer; a lying one pays for each with a record that is longer than what we keep of it.
+const GAPS_MAX: usize = 1 << 17;
 
 /// The old file that a delta refers to.
 pub struct Basis {
@@ -24,16 +24,16 @@ pub struct Basis {
 pub struct Partial {
     pub file: OwnedFd,
     pub temp: Vec<u8>,
-    /// Hashes of its pieces.
-    pub held: Vec<[u8; 32]>,
+    /// The pieces that it holds, ascending, and their hashes; without those that are holes.
+    pub held: Vec<(u32, [u8; 32])>,
 }
 
 /// One such file.
 #[derive(Default)]
 pub struct Large {
     pub basis: Option<Basis>,
-    /// Hashes of the pieces that a partial holds, as read from disk.
-    pub held: Vec<[u8; 32]>,
+    /// The pieces that a partial holds, ascending, and their hashes as read from disk; None: it was made new.
+    pub held: Option<Vec<(u32, [u8; 32])>>,
     /// Bytes of the signature that the sender holds; None without a BASIS.
     pub signed: Option<u64>,
     /// Held while a piece is written: the kernel lets one writer at a file, and has the others spin.
@@ -48,8 +48,7 @@ type Temp = (Arc<OwnedFd>, Vec<u8>);
 struct Inner {
     file: Option<Temp>,
     size: Option<u64>,
-    hashes: Vec<Option<[u8; 32]>>,
-    have: usize,
+    values: Subtrees,
     end: Option<Record>,
     /// Instead of END: how many pieces the sender sent before it had trouble.
     sent: Option<u32>,
@@ -71,7 +70,7 @@ pub enum Progress {
 impl Large {
     /// With what is here of it: a basis, a signature of `signed` bytes of which goes to the sender, and a partial.
     pub fn with(partial: Option<Partial>, basis: Option<Basis>, signed: u64) -> Self {
-        let (file, held) = partial.map_or((None, Vec::new()), |p| (Some((Arc::new(p.file), p.temp)), p.held));
+        let (file, held) = partial.map(|p| ((Arc::new(p.file), p.temp), p.held)).unzip();
         let inner = Inner {
             file,
             ..Inner::default()
@@ -100,48 +99,50 @@ impl Large {
         Ok(Some(file))
     }
 
-    /// Checks that a PIECE fits what came before. The length of its piece.
-    pub fn check_untrusted(&self, record: &Record) -> Result<usize, &'static str> {
-        let mut inner = lock(&self.inner);
-        if record.size <= PIECE as u64 {
-            return Err("a file that is too small for pieces");
-        }
-        if *inner.size.get_or_insert(record.size) != record.size {
-            return Err("pieces that disagree on their file's size");
-        }
-        let number = record.piece as usize;
-        let from = number as u64 * PIECE as u64;
-        if from >= record.size || number > inner.hashes.len() + AHEAD_MAX {
-            return Err("a piece beyond its file");
-        }
-        if inner.hashes.get(number).is_some_and(Option::is_some) {
-            return Err("a piece that came twice");
-        }
-        Ok((record.size - from).min(PIECE as u64) as usize)
+    /// The hash of piece `number` of the partial.
+    pub fn held(&self, number: u32) -> Option<&[u8; 32]> {
+        let held = self.held.as_ref()?;
+        let at = held.binary_search_by_key(&number, |&(n, _)| n).ok()?;
+        Some(&held[at].1)
     }
 
-    /// A piece is in the file (`kept`) or could not be kept.
-    pub fn piece(&self, record: &Record, kept: bool) -> Progress {
+    /// Checks that `count` pieces from a PIECE on fit what came before. How many bytes they have.
+    pub fn check_untrusted(&self, record: &Record, count: u32) -> Result<u64, &'static str> {
         let mut inner = lock(&self.inner);
-        let number = record.piece as usize;
-        if inner.hashes.len() <= number {
-            inner.hashes.resize(number + 1, None);
+        inner.size_untrusted(record.size)?;
+        let from = u64::from(record.piece) * PIECE as u64;
+        if count == 0 || u64::from(record.piece) + u64::from(count) > piece::count(record.size) {
+            return Err("a piece beyond its file");
         }
-        inner.hashes[number] = Some(record.hash);
-        inner.have += 1;
+        if inner.values.holds_any(record.piece, count) {
+            return Err("a piece that came twice");
+        }
+        if inner.values.fragments() > GAPS_MAX {
+            return Err("more pieces out of order than can be under way");
+        }
+        Ok((record.size - from).min(u64::from(count) * PIECE as u64))
+    }
+
+    /// Pieces are in the file (`kept`) or could not be kept: one, or `count` of a hole.
+    pub fn piece_untrusted(&self, record: &Record, count: u32, kept: bool) -> Result<Progress, &'static str> {
+        let mut inner = lock(&self.inner);
+        let pieces = piece::count(record.size) as u32;
+        let fresh = if record.encoding == record::HOLE {
+            inner.values.add_holes(record.piece, count, pieces)
+        } else {
+            inner.values.add(record.piece, record.hash, pieces)
+        };
+        if !fresh {
+            return Err("a piece that came twice");
+        }
         inner.broken |= !kept;
-        inner.progress()
+        Ok(inner.progress())
     }
 
     /// END came.
     pub fn end_untrusted(&self, record: &Record) -> Result<Progress, &'static str> {
         let mut inner = lock(&self.inner);
-        if record.size <= PIECE as u64 {
-            return Err("a file that is too small for pieces");
-        }
-        if *inner.size.get_or_insert(record.size) != record.size {
-            return Err("pieces that disagree on their file's size");
-        }
+        inner.size_untrusted(record.size)?;
         if inner.end.is_some() || inner.sent.is_some() {
             return Err("an END that came twice");
         }
@@ -169,9 +170,20 @@ impl Large {
 }
 
 impl Inner {
+    fn size_untrusted(&mut self, size: u64) -> Result<(), &'static str> {
+        if size <= PIECE as u64 || piece::count(size) > u32::MAX.into() {
+            return Err("a file that is too small for pieces, or too large");
+        }
+        if *self.size.get_or_insert(size) != size {
+            return Err("pieces that disagree on their file's size");
+        }
+        Ok(())
+    }
+
     fn progress(&mut self) -> Progress {
+        let have = self.values.have();
         if let Some(sent) = self.sent {
-            return if self.have < sent as usize {
+            return if have < sent.into() {
                 Progress::Partly
             } else {
                 Progress::Broken
@@ -180,14 +192,13 @@ impl Inner {
         let (Some(end), Some(size)) = (self.end, self.size) else {
             return Progress::Partly;
         };
-        if self.have as u64 != size.div_ceil(PIECE as u64) {
+        if have != piece::count(size) {
             return Progress::Partly;
         }
         if self.broken {
             return Progress::Broken;
         }
-        let hashes: Vec<[u8; 32]> = self.hashes.iter().flatten().copied().collect();
-        if hashes.len() != self.have || piece::file_hash(&hashes, size) != end.hash {
+        if self.values.file_hash(size) != end.hash {
             return Progress::Wrong;
         }
         match self.file.take() {

@@ -22,7 +22,6 @@ mod problems;
 mod python;
 mod queue;
 mod root;
-mod rw;
 mod state;
 mod survey;
 mod whole;

@@ -7,12 +7,13 @@ use std::sync::atomic::Ordering;
 use super::apply::{path_of, settle, target, verify_failed};
 use super::large::{Large, Progress};
 use super::outbox::add;
-use super::rw::write_at;
 use super::state::{Pending, Place};
 use super::whole::from_delta;
 use super::{Shared, commit, problem};
 use crate::beneath::{self, lock};
 use crate::buffer;
+use crate::holes;
+use crate::list::u32_at;
 use crate::piece::{self, PIECE};
 use crate::profile::Stage;
 use crate::record::{self, Record};
@@ -32,9 +33,13 @@ pub fn piecewise(
         record::END => large.end_untrusted(record)?,
         record::PROBLEM => large.give_up_untrusted(record.piece)?,
         _ => {
-            let len = large.check_untrusted(record)?;
+            let count = match record.encoding {
+                record::HOLE => u32_at(content, 0),
+                _ => 1,
+            };
+            let len = large.check_untrusted(record, count)?;
             let kept = place != Place::Nowhere && piece(shared, pending, &large, record, content, len)?;
-            large.piece(record, kept)
+            large.piece_untrusted(record, count, kept)?
         }
     };
     match progress {
@@ -65,41 +70,44 @@ pub fn piecewise(
     Ok(())
 }
 
-/// Puts one piece into its file. False when it could not be kept; the problem was reported then.
+/// Puts one piece, or a hole of `len` bytes, into its file. False when it could not be kept; the problem was reported then.
 fn piece(
     shared: &Shared,
     pending: &Arc<Pending>,
     large: &Large,
     record: &Record,
     content: &[u8],
-    len: usize,
+    len: u64,
 ) -> Result<bool, &'static str> {
     let i = record.index;
     let mut made = Vec::new();
+    let mut gaps = Vec::new();
     let content = match record.encoding {
-        record::RAW if content.len() == len => {
-            add(&shared.counters.literal, len as u64);
+        record::RAW if content.len() as u64 == len => {
+            add(&shared.counters.literal, len);
             content
         }
         record::DELTA => {
-            made = buffer::take(len);
-            made.resize(len, 0);
-            if !from_delta(shared, Some(large), content, &mut made)? {
+            made = buffer::take(len as usize);
+            made.resize(len as usize, 0);
+            if !from_delta(shared, Some(large), content, &mut made, &mut gaps)? {
                 return Ok(broken(shared, pending, large, i, problem::CHANGED_HERE, None));
             }
             &made
         }
         record::SAME => {
-            if large.held.get(record.piece as usize) != Some(&record.hash) {
+            if large.held(record.piece) != Some(&record.hash) {
                 return Err("a piece that is said to be here and is not");
             }
-            add(&shared.counters.matched, len as u64);
+            add(&shared.counters.matched, len);
             return Ok(true);
         }
+        record::HOLE => b"",
         _ => return Err("a piece whose data do not have its size"),
     };
+    let hole = record.encoding == record::HOLE;
     let hash = || piece::chaining_value(content, record.piece, record.size);
-    if shared.profile.time(Stage::Hash, hash) != record.hash {
+    if !hole && shared.profile.time(Stage::Hash, hash) != record.hash {
         return Ok(broken(shared, pending, large, i, problem::VERIFY, None));
     }
     if shared.full.load(Ordering::Acquire) {
@@ -111,9 +119,21 @@ fn piece(
         let Some(file) = shared.in_dir(&fd, || large.file(shared, &fd, name))? else {
             return Ok(false);
         };
+        let from = u64::from(record.piece) * PIECE as u64;
         let _alone = lock(&large.writing);
-        let at = u64::from(record.piece) * PIECE as u64;
-        shared.profile.time(Stage::Write, || write_at(&file, content, at))?;
+        let write = || {
+            // In a file that we made, nothing was written there.
+            if large.held.is_some() {
+                let whole = hole.then_some(from..from + len);
+                let gaps = gaps.iter().map(|gap| from + gap.start as u64..from + gap.end as u64);
+                whole
+                    .into_iter()
+                    .chain(gaps)
+                    .try_for_each(|gap| holes::clear(&file, gap))?;
+            }
+            holes::write_around(&file, content, from, &gaps)
+        };
+        shared.profile.time(Stage::Write, write)?;
         Ok(true)
     });
     buffer::give(made);

@@ -1,19 +1,22 @@
 //! A file that comes in one record.
 
+use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::apply::{settle, settled, target, verify_failed};
 use super::large::Large;
 use super::outbox::add;
-use super::rw::{read_at, write_at};
 use super::state::{Pending, Place};
 use super::{Shared, commit};
 use crate::beneath::{self, lock};
 use crate::delta;
+use crate::holes;
 use crate::piece::{self, PIECE};
 use crate::profile::Stage;
 use crate::record::{self, Record};
+use crate::rw::read_at;
 use crate::temp::Kind;
 
 /// Verifies it, writes it beside its target, and renames. Err says how the record breaks the protocol.
@@ -23,6 +26,7 @@ pub fn whole(shared: &Shared, pending: &Arc<Pending>, record: &Record, content: 
     }
     let i = record.index;
     let mut made = Vec::new();
+    let mut gaps = Vec::new();
     let content = match record.encoding {
         record::RAW if content.len() as u64 == record.size => {
             add(&shared.counters.literal, record.size);
@@ -31,7 +35,7 @@ pub fn whole(shared: &Shared, pending: &Arc<Pending>, record: &Record, content: 
         record::DELTA => {
             made.resize(record.size as usize, 0);
             let large = lock(&shared.large).get(&(record.chunk, i)).cloned();
-            if !from_delta(shared, large.as_deref(), content, &mut made)? {
+            if !from_delta(shared, large.as_deref(), content, &mut made, &mut gaps)? {
                 verify_failed(shared, pending, i);
                 settle(shared, pending, i);
                 return Ok(());
@@ -57,7 +61,14 @@ pub fn whole(shared: &Shared, pending: &Arc<Pending>, record: &Record, content: 
         let temp = shared.namer.name(Kind::Temp, name);
         let create = || shared.in_dir(&fd, || beneath::create_at(&*fd, &temp));
         let file = shared.profile.time(Stage::Write, create)?;
-        if let Err(e) = shared.profile.time(Stage::Write, || write_at(&file, content, 0)) {
+        let fill = || {
+            holes::write_around(&file, content, 0, &gaps)?;
+            match gaps.last() {
+                Some(gap) if gap.end == content.len() => Ok(rustix::fs::ftruncate(&file, record.size)?),
+                _ => Ok(()),
+            }
+        };
+        if let Err(e) = shared.profile.time(Stage::Write, fill) {
             let _ = beneath::unlink_at(&*fd, &temp);
             return Err(e);
         }
@@ -67,13 +78,21 @@ pub fn whole(shared: &Shared, pending: &Arc<Pending>, record: &Record, content: 
     Ok(())
 }
 
-/// Rebuilds content from its basis. False when the basis is not what it was.
-pub fn from_delta(shared: &Shared, large: Option<&Large>, tokens: &[u8], out: &mut [u8]) -> Result<bool, &'static str> {
-    let basis = large
-        .and_then(|l| l.basis.as_ref())
-        .ok_or("a delta for a file without a basis")?;
-    let read = |at: u64, into: &mut [u8]| read_at(&basis.file, at, into);
-    let apply = || delta::apply_untrusted(tokens, out.len(), basis.size, read, out);
+/// Makes content from tokens, and its basis where it has one; `gaps` are its holes. False when the basis is not what it was.
+pub fn from_delta(
+    shared: &Shared,
+    large: Option<&Large>,
+    tokens: &[u8],
+    out: &mut [u8],
+    gaps: &mut Vec<Range<usize>>,
+) -> Result<bool, &'static str> {
+    let basis = large.and_then(|l| l.basis.as_ref());
+    let size = basis.map_or(0, |basis| basis.size);
+    let read = |at: u64, into: &mut [u8]| match basis {
+        Some(basis) => read_at(&basis.file, at, into),
+        None => Err(io::ErrorKind::NotFound.into()),
+    };
+    let apply = || delta::apply_untrusted(tokens, size, read, out, gaps);
     match shared.profile.time(Stage::Delta, apply) {
         Ok(stats) => {
             add(&shared.counters.literal, stats.literal);

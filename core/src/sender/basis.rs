@@ -24,8 +24,8 @@ pub struct Bases {
 
 struct Awaited {
     chunk: Arc<Chunk>,
-    /// None until they came.
-    pieces: Option<Pieces>,
+    /// Those that came.
+    pieces: Pieces,
     /// None until its first part.
     builder: Option<SignatureBuilder>,
     share: Share,
@@ -93,7 +93,7 @@ impl Bases {
         for index in files {
             let awaited = Awaited {
                 chunk: Arc::clone(chunk),
-                pieces: None,
+                pieces: Pieces::new(),
                 builder: None,
                 share: Share {
                     held: Arc::clone(&self.held),
@@ -118,13 +118,13 @@ impl Bases {
                 let builder = awaited.builder.get_or_insert_default();
                 whole = builder.part_untrusted(payload)?;
             }
-            _ if awaited.builder.is_some() || awaited.pieces.is_some() => {
-                return Err("pieces in a BASIS that has begun");
+            _ if awaited.builder.is_some() => {
+                return Err("pieces behind a signature that has begun");
             }
             _ => {
                 let pieces = piece::count(awaited.chunk.entry(index).size);
                 let pieces = signature::pieces_untrusted(payload, pieces)?;
-                awaited.pieces = Some(pieces.into_iter().collect());
+                awaited.pieces.extend(pieces);
             }
         }
         if whole.is_none() && kind != Kind::Pieces {
@@ -132,7 +132,7 @@ impl Bases {
         }
         Ok(self.awaited.remove(&(n, index)).map(|awaited| Rebuild {
             batch: Batch::one(n, awaited.chunk, index),
-            pieces: awaited.pieces.unwrap_or_default(),
+            pieces: awaited.pieces,
             signature: whole,
             _share: awaited.share,
         }))

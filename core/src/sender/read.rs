@@ -1,6 +1,7 @@
 //! Reads wanted files into batches of records.
 
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
@@ -8,6 +9,8 @@ use rustix::io::Errno;
 
 use crate::beneath::{self, Meta};
 use crate::buffer;
+use crate::delta;
+use crate::holes;
 use crate::list::Group;
 use crate::piece;
 use crate::profile::Stage;
@@ -93,9 +96,24 @@ pub fn header(n: u32, index: u32, meta: &Meta) -> Record {
     }
 }
 
-/// Appends `len` bytes of `file` from `offset`, or fails with `changed`: it has fewer, or (read in one go) more.
-pub fn append(file: &OwnedFd, out: &mut Vec<u8>, offset: u64, len: usize) -> Result<(), Trouble> {
+/// Appends `len` bytes of `file` from `offset`, or fails with `changed`: it has fewer, or (read in one go) more. The holes
+/// of a `sparse` one are not read; where they are.
+pub fn append(
+    file: &OwnedFd,
+    out: &mut Vec<u8>,
+    offset: u64,
+    len: usize,
+    sparse: bool,
+) -> Result<Vec<Range<usize>>, Trouble> {
     let end = out.len() + len;
+    if sparse {
+        let at = out.len();
+        out.resize(end, 0);
+        return holes::read_around(file, offset, &mut out[at..]).map_err(|e| match e.kind() {
+            io::ErrorKind::UnexpectedEof => Trouble::changed(),
+            _ => e.into(),
+        });
+    }
     out.reserve(len);
     while out.len() < end {
         let at = offset + (len - (end - out.len())) as u64;
@@ -106,7 +124,7 @@ pub fn append(file: &OwnedFd, out: &mut Vec<u8>, offset: u64, len: usize) -> Res
         }
     }
     out.truncate(end);
-    Ok(())
+    Ok(Vec::new())
 }
 
 /// A batch while it is filled.
@@ -177,10 +195,13 @@ impl Filling<'_> {
             self.flush(record::HEADER + len);
             let at = self.out.len();
             self.out.resize(at + record::HEADER, 0);
-            let read = profile.time(Stage::Read, || append(&file, &mut self.out, 0, len));
+            let sparse = holes::may_have(&file, meta.size);
+            let read = profile.time(Stage::Read, || append(&file, &mut self.out, 0, len, sparse));
             let after = beneath::stat(&file)?;
-            if read.is_ok() && after == meta {
-                self.whole(index, &meta, at);
+            if after == meta
+                && let Ok(holes) = &read
+            {
+                self.whole(index, &meta, at, holes);
                 return Ok(());
             }
             self.out.truncate(at);
@@ -193,21 +214,30 @@ impl Filling<'_> {
         }
     }
 
-    fn whole(&mut self, index: u32, meta: &Meta, at: usize) {
+    fn whole(&mut self, index: u32, meta: &Meta, at: usize, holes: &[Range<usize>]) {
         let profile = &self.engine.profile;
         let data = &self.out[at + record::HEADER..];
-        let len = data.len() as u64;
         let hash = profile.time(Stage::Hash, || piece::hash(data));
-        let mut literal = len;
+        let mut tokens = Vec::new();
+        let mut stats = delta::Stats {
+            literal: data.len() as u64,
+            ..delta::Stats::default()
+        };
         let mut encoding = record::RAW;
         if let Some((matcher, _)) = &mut self.known.blocks {
-            let mut tokens = Vec::new();
-            let stats = profile.time(Stage::Delta, || matcher.piece(data, 0, b"", &mut tokens));
+            let matched = profile.time(Stage::Delta, || matcher.piece(data, 0, b"", &mut tokens));
             if tokens.len() < data.len() {
-                self.out.truncate(at + record::HEADER);
-                self.out.extend_from_slice(&tokens);
-                (encoding, literal) = (record::DELTA, stats.literal);
+                (encoding, stats) = (record::DELTA, matched);
             }
+        }
+        if !holes.is_empty() {
+            let mut punched = Vec::new();
+            stats = delta::punch(&tokens, data, holes, &mut punched);
+            (encoding, tokens) = (record::DELTA, punched);
+        }
+        if encoding == record::DELTA {
+            self.out.truncate(at + record::HEADER);
+            self.out.extend_from_slice(&tokens);
         }
         let header = Record {
             kind: record::WHOLE,
@@ -216,8 +246,8 @@ impl Filling<'_> {
             hash,
             ..header(self.batch.n, index, meta)
         };
-        self.engine.counters.literal(literal);
-        self.engine.counters.matched(len - literal);
+        self.engine.counters.literal(stats.literal);
+        self.engine.counters.matched(stats.matched);
         self.engine.counters.file();
         header.write(&mut self.out[at..]);
         self.files += 1;
