@@ -84,8 +84,10 @@ async def test_a_profile_names_the_stages_of_both_ends(here: Here) -> None:
     first = await here.sync(profile=True)
     assert first.profile is not None
     ours, theirs = (set(first.profile[end]["stages"]) for end in ("here", "there"))
-    assert ours == {"walk", "read", "hash", "idle", "socket", "wait"}
-    assert theirs == {"compare", "hash", "apply", "write", "metadata", "rename", "finish", "idle", "socket", "wait"}
+    assert {"walk", "read", "hash", "socket", "wait"} <= ours
+    assert {"compare", "hash", "write", "metadata", "rename", "finish", "socket", "wait"} <= theirs
+    assert not {"compare", "write", "rename"} & ours
+    assert not {"walk", "read"} & theirs
     (here.top / "src" / "large").write_bytes(b"front" + (here.top / "src" / "large").read_bytes())
     changed = await here.sync(profile=True)
     assert changed.profile is not None

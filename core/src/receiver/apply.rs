@@ -24,7 +24,12 @@ pub fn run(shared: &Shared) {
                 profile.time(Stage::Sign, || basis::answer(shared, chunk, index, partial));
             }
             Job::Sign(signing) => profile.time(Stage::Sign, || signing.work(shared)),
-            Job::Finish => profile.time(Stage::Finish, || finish::run(shared)),
+            Job::Finish => {
+                // A profile that goes out with DONE tells of this, too.
+                if profile.time(Stage::Finish, || finish::run(shared)) {
+                    shared.out.done();
+                }
+            }
         }
     }
 }

@@ -12,29 +12,29 @@ use super::{Before, Shared, itemize, problem};
 use crate::beneath::{self, join, lock};
 use crate::profile::Stage;
 
-/// Runs when every wanted entry was resolved and the list had ended well.
-pub fn run(shared: &Shared) {
+/// Runs when every wanted entry was resolved and the list had ended well. Whether everything is applied now.
+pub fn run(shared: &Shared) -> bool {
     let dirs = std::mem::take(&mut *lock(&shared.dirs));
     if shared.options.delete && !delete(shared, &dirs) {
-        return;
+        return false;
     }
     if shared.stopped() {
-        return;
+        return false;
     }
     remove_asides(shared);
     if shared.full.load(Ordering::Acquire) {
         shared.fail("destination-full", &shared.root_path, libc::ENOSPC, "writing");
-        return;
+        return false;
     }
     if !shared.options.dry_run {
         for dir in dirs.list.iter().rev() {
             if shared.stopped() {
-                return;
+                return false;
             }
             shared.profile.time(Stage::Metadata, || metadata(shared, dir));
         }
     }
-    shared.out.done();
+    true
 }
 
 /// Plans all deletions, holds them against the guards, then carries them out. False when a guard ended the session.
