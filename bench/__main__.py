@@ -14,7 +14,6 @@ import os
 import shutil
 import signal
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, NoReturn
 from bench import gate, report
 from bench.cases import CASES, selected
 from bench.contenders import PEERS
+from bench.disk import place
 from bench.hosts import find_syncctl
 from bench.run import Bench, Options, Result
 from tests.helpers.oracle import RSYNC
@@ -53,7 +53,7 @@ def main() -> int:
         signal.signal(number, _end)
     begun = time.monotonic()
     results: list[Result] = []
-    with _alone(arguments.where), _place(arguments.where) as memory, _place(arguments.disk) as disk:
+    with _alone(arguments.where), place(arguments.where) as memory, place(arguments.disk) as disk:
         installed = find_syncctl()
         facts = report.machine(installed, memory)
         options = Options(arguments.runs, arguments.patience, tuple(PEERS[name] for name in arguments.peer or ()))
@@ -119,14 +119,6 @@ def _lacking(arguments: argparse.Namespace) -> list[str]:
     if not os.path.isdir(arguments.where):
         lines.append(f"{arguments.where} is not a directory; name another with --where")
     return lines
-
-
-@contextlib.contextmanager
-def _place(where: str) -> Iterator[Path]:
-    """A directory for trees there, gone afterwards."""
-    os.makedirs(where, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="syncctl-bench-", dir=where) as directory:
-        yield Path(directory)
 
 
 @contextlib.contextmanager

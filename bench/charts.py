@@ -28,6 +28,9 @@ text { font: 12px system-ui, sans-serif; fill: #24292f; }
   .peer { fill: #8957a8; } .line { stroke: #767e88; }
 }"""
 
+_KINDS = ("ours", "reference", "cipher", "peer", "floor")
+"""From top to bottom."""
+
 Document = dict[str, Any]
 
 
@@ -41,8 +44,8 @@ def chart(title: str, cases: Iterable[Document]) -> str:
             continue
         rows.append(_text(0, y + BAR - 4, case["what"].partition(": ")[0]))
         rows.append(_text(0, y + 2 * BAR - 4, case["what"].partition(": ")[2], "time"))
-        for name, seconds in times.items():
-            rows.append(_bar(y, name, seconds, times[REFERENCE]))
+        for name in sorted(times, key=lambda name: _KINDS.index(kind(name))):
+            rows.append(_bar(y, name, times[name], times[REFERENCE]))
             y += BAR
         y += max(0, 2 - len(times)) * BAR + GAP
     one = LABEL + _length(1.0)

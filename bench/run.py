@@ -81,6 +81,7 @@ class Bench:
             try:
                 reason = tree.build(place / "source")
                 if reason is None:
+                    os.sync()
                     with two_hosts(self.installed, cases[0].wan) as hosts:
                         race = _Race(hosts, tree, place, self.options)
                         for case in cases:
@@ -183,8 +184,6 @@ class _Race:
         job = Job(source, destination, case.pull, stats, case.rsync)
         appears = destination if any(bound.metric == "first_file_s" for bound in case.bounds) else None
         with contender.command(self.hosts, job) as command:
-            if case.disk:
-                os.sync()
             self.hosts.wait_idle(self.options.patience_s)
             ran = self.hosts.run(command.argv, case.limit_s, stdin=command.stdin, appears=appears)
         if stats:
