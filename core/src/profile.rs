@@ -20,7 +20,7 @@ stages!(
     Idle = "idle",
     /// Lists the source: directories, attributes, chunks.
     Walk = "walk",
-    /// Reads file content.
+    /// Opens and reads files, and puts them into batches.
     Read = "read",
     /// Hashes it: to say what it is, or to verify.
     Hash = "hash",

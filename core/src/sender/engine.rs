@@ -205,14 +205,14 @@ impl Engine {
     fn read(&self) {
         while let Some(work) = self.profile.time(Stage::Idle, || self.queue.take()) {
             self.busy.fetch_add(1, Ordering::Relaxed);
-            match work {
+            self.profile.time(Stage::Read, || match work {
                 Work::Batch(batch) => read::send(&batch, Known::default(), self),
                 Work::Pieces(large, pieces) => large.send(pieces, self),
                 Work::Rebuild(rebuild) => {
                     let (batch, known) = self.profile.time(Stage::Delta, || rebuild.begin());
                     read::send(&batch, known, self);
                 }
-            }
+            });
             self.busy.fetch_sub(1, Ordering::Relaxed);
         }
     }

@@ -171,8 +171,8 @@ impl Large {
         let mut out = buffer::take(record::HEADER + len + behind);
         out.resize(record::HEADER, 0);
         let profile = &engine.profile;
-        let read = || read::append(&self.file, &mut out, offset, len + behind, self.sparse);
-        let gaps = holes::within(profile.time(Stage::Read, read)?, len);
+        let read = read::append(&self.file, &mut out, offset, len + behind, self.sparse)?;
+        let gaps = holes::within(read, len);
         let (data, lookahead) = out[record::HEADER..].split_at(len);
         let value = profile.time(Stage::Hash, || piece::chaining_value(data, number, self.meta.size));
         let mut literal = len as u64;

@@ -184,8 +184,7 @@ impl Filling<'_> {
     fn file(&mut self, index: u32) -> Result<(), Trouble> {
         let mut tries = 0;
         loop {
-            let profile = &self.engine.profile;
-            let (file, meta) = profile.time(Stage::Read, || self.open(index))?;
+            let (file, meta) = self.open(index)?;
             if meta.size > piece::PIECE as u64 {
                 let large = Large::new(self.batch.n, index, file, meta, std::mem::take(&mut self.known))?;
                 self.engine.queue.share(Arc::new(large));
@@ -196,7 +195,7 @@ impl Filling<'_> {
             let at = self.out.len();
             self.out.resize(at + record::HEADER, 0);
             let sparse = holes::may_have(&file, meta.size);
-            let read = profile.time(Stage::Read, || append(&file, &mut self.out, 0, len, sparse));
+            let read = append(&file, &mut self.out, 0, len, sparse);
             let after = beneath::stat(&file)?;
             if after == meta
                 && let Ok(holes) = &read
