@@ -43,6 +43,8 @@ class Sender:
     ``filters`` are rsync exclude patterns.  ``hashes`` adds a content hash to every regular file's entry
     (``--checksum``); ``owners`` adds numeric owners.  ``threads`` bounds walkers and readers, each.
     Windows are in bytes, cumulative grants as ``grant`` gives them.
+    ``compress`` is "never", "auto" (where the link turns out slower than packing; a ``far`` one is taken for slow until
+    it is measured) or "always"; what a sample shows not to shrink goes as it is.
     """
 
     def __init__(
@@ -56,6 +58,8 @@ class Sender:
         batch_max: int,
         list_window: int,
         data_window: int,
+        compress: str,
+        far: bool,
         wake_fd: int,
         profile: bool = False,
     ) -> None: ...

@@ -8,7 +8,7 @@ import tomllib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from proto.errors import SyncError
-from proto.job import EXCLUDE_MAX, Location, parse_location
+from proto.job import COMPRESS, EXCLUDE_MAX, Location, parse_location
 from proto.text import escape_text
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ class Pair(NamedTuple):
     exclude: tuple[str, ...]
     source_text: str
     destination_text: str
+    compress: str = "auto"
 
 
 class Config(NamedTuple):
@@ -228,7 +229,7 @@ class _Reader:
         at = ("pair", name)
         if not _NAME.fullmatch(name):
             raise self._error(at, None, "a pair's name is letters, digits, - and _, at most 64 of them")
-        self._known(at, table, ("source", "destination", "mirror", "exclude"))
+        self._known(at, table, ("source", "destination", "mirror", "exclude", "compress"))
         source, source_text = self._location(at, table, "source")
         destination, destination_text = self._location(at, table, "destination")
         if source.host is not None and destination.host is not None:
@@ -248,7 +249,8 @@ class _Reader:
         exclude = table.get("exclude", [])
         if type(exclude) is not list or not all(type(p) is str and _is_pattern(p) for p in exclude):
             raise self._error(at, "exclude", f"a list of patterns is allowed, each of 1 to {EXCLUDE_MAX} bytes")
-        return Pair(name, source, destination, mirror, tuple(exclude), source_text, destination_text)
+        compress = self._choice(at, table, "compress", COMPRESS) or "auto"
+        return Pair(name, source, destination, mirror, tuple(exclude), source_text, destination_text, compress)
 
     def _location(self, at: tuple[str, ...], table: dict[str, Any], key: str) -> tuple[Location, str]:
         text = self._text(at, table, key)

@@ -17,7 +17,7 @@ Values = dict[str, Any]
 JOB_OPTIONS = {
     "delete": "flag", "checksum": "flag", "dry-run": "flag", "itemize": "flag", "stats": "flag", "profile": "flag",
     "json": "flag", "owner": "flag", "group": "flag", "force": "flag", "detach": "flag", "exclude": "bytes",
-    "max-delete": "count", "timeout": "seconds",
+    "max-delete": "count", "timeout": "seconds", "compress": "choice",
 }  # fmt: skip
 
 #: verb -> (its options, the fewest and the most operands)
@@ -39,7 +39,7 @@ VERBS: dict[str, tuple[dict[str, str], int, int | None]] = {
     "version": ({}, 0, 0),
     "help": ({}, 0, 1),
 }
-_SHORT = {"-n": "--dry-run", "-i": "--itemize"}
+_SHORT = {"-n": "--dry-run", "-i": "--itemize", "-z": "--compress=always", "--no-compress": "--compress=never"}
 _TIMEOUT_MAX_S = 4_000_000
 
 
@@ -114,6 +114,12 @@ def _set(verb: str, values: Values, name: str, kind: str, value: str) -> None:
         if not value:
             raise _usage(verb, f"--{name} wants a pattern")
         values.setdefault(key, []).append(os.fsencode(value))
+    elif kind == "choice":
+        from proto.job import COMPRESS
+
+        if value not in COMPRESS:
+            raise _usage(verb, f"--{name} is {', '.join(COMPRESS)}, not {shown(os.fsencode(value))}")
+        values[key] = value
     elif kind == "count":
         if not (value.isascii() and value.isdigit() and len(value) < 19):
             raise _usage(verb, f"--{name} wants a number, not {shown(os.fsencode(value))}")

@@ -66,8 +66,7 @@ def _options(values: argv.Values) -> dict[str, Any]:
     }
     if values.get("timeout"):
         fields["timeout_ms"] = max(1, int(values["timeout"] * 1000))
-    if "max_delete" in values:
-        fields["max_delete"] = values["max_delete"]
+    fields |= {name: values[name] for name in ("max_delete", "compress") if name in values}
     return {"env": environment(), "excludes": values.get("exclude", []), **fields}
 
 

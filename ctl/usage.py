@@ -40,6 +40,8 @@ _OPTIONS = """\
   --owner, --group     keep owner, group (as far as privileges go)
   -n, --dry-run        change nothing, say what would be done
   -i, --itemize        a line for each change, in rsync's form
+  --compress WHEN      auto (where the link is slower than this processor; the default), never, always
+  -z, --no-compress    the same as --compress=always, --compress=never
   --stats              figures at the end
   --profile            where the time went, stage by stage, here and there
   --json               one JSON object a line: progress, items, problems, result

@@ -9,11 +9,12 @@ from typing import NamedTuple
 from proto import limits
 from proto.control_ends import LOCATION_MAX, NAME_MAX, TARGETS_MAX, check_ids
 from proto.errors import RemoteProtocolError
-from proto.job import ENVIRONMENT, EXCLUDE_MAX, PROBLEMS
+from proto.job import COMPRESS, ENVIRONMENT, EXCLUDE_MAX, PROBLEMS
 from proto.schema import (
     Profile,
     check_bool,
     check_bytes,
+    check_choice,
     check_counters,
     check_list,
     check_path,
@@ -51,6 +52,8 @@ class Run(NamedTuple):
     excludes: list[bytes] = _NO_BYTES
     timeout_ms: int | None = None
     detach: bool = False
+    compress: str | None = None
+    """One of proto.job.COMPRESS; without it what the pair says, or else auto."""
 
     def validate(self) -> None:
         """Raise RemoteProtocolError when an invariant does not hold."""
@@ -78,6 +81,7 @@ class Sync(NamedTuple):
     """Besides the pair's own."""
     timeout_ms: int | None = None
     detach: bool = False
+    compress: str | None = None
 
     def validate(self) -> None:
         """Raise RemoteProtocolError when an invariant does not hold."""
@@ -247,6 +251,8 @@ def _check_job(message: Run | Sync) -> None:
         check_uint("max_delete", message.max_delete)
     if message.timeout_ms is not None:
         check_uint("timeout_ms", message.timeout_ms, limits.U32, 1)
+    if message.compress is not None:
+        check_choice("compress", message.compress, COMPRESS)
     check_list("excludes", message.excludes, EXCLUDES_MAX)
     for pattern in message.excludes:
         check_bytes("excludes", pattern, EXCLUDE_MAX, 1)

@@ -49,6 +49,10 @@ class Location(NamedTuple):
         return shown(format_location(self))
 
 
+COMPRESS = ("auto", "never", "always")
+"""When payloads are packed: where the link is slower than the processor, never, whatever the link."""
+
+
 class Options(NamedTuple):
     """How a job goes about it."""
 
@@ -62,6 +66,8 @@ class Options(NamedTuple):
     profile: bool = False
     max_delete: int | None = None
     excludes: tuple[bytes, ...] = ()
+    compress: str = "auto"
+    """One of COMPRESS."""
 
 
 class Job(NamedTuple):

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from proto import limits
 from proto.errors import RemoteProtocolError
+from proto.job import COMPRESS
 from proto.schema import (
     Message,
     Profile,
@@ -82,6 +83,10 @@ class Open(NamedTuple):
     sender calls ``want_all`` without further word, as it does when OPENED says so."""
     filters: list[bytes] = []  # noqa: RUF012 - a NamedTuple's default, never mutated
     ancestry: list[list[int]] = []  # noqa: RUF012
+    compress: str = "auto"
+    """What the user asked for.  How hard a sender works at it is its own affair."""
+    rtt_us: int | None = None
+    """The link's round trip where the initiator has measured it: a hint to a sender that has not."""
 
     def validate(self) -> None:
         """Raise RemoteProtocolError when an invariant does not hold."""
@@ -97,6 +102,9 @@ class Open(NamedTuple):
             check_uint("max_delete", self.max_delete)
         if self.state is not None:
             check_choice("state", self.state, ROOT_STATES)
+        check_choice("compress", self.compress, COMPRESS)
+        if self.rtt_us is not None:
+            check_uint("rtt_us", self.rtt_us)
         check_list("filters", self.filters, limits.FILTERS_MAX)
         for pattern in self.filters:
             check_path("filters", pattern, limits.TEXT_MAX)

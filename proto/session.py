@@ -118,6 +118,16 @@ WITH_PAYLOAD = frozenset(("list", "basis", "data", "ack", "problems", "items"))
 WITHOUT_PAYLOAD = frozenset(("open", "opened", "join", "list-end", "done", "closed", "cancel", "error"))
 
 _GRANTS = struct.Struct("<QQ")
+_PACKED = struct.Struct("<H2xI4x")
+
+
+def _unpacked_size(payload: Any) -> int:
+    """How long a chunk is that may be packed; the crate holds a peer to what its packing says."""
+    if len(payload) >= _PACKED.size:
+        kind, size = _PACKED.unpack_from(payload)
+        if kind == 0:
+            return max(int(size), len(payload))
+    return len(payload)
 
 
 class _Window:
@@ -233,7 +243,7 @@ class Session:
         if message.n != self.chunks:
             return f"chunk {message.n} instead of {self.chunks}"
         self.chunks += 1
-        return None if self._list.take(len(payload)) else "beyond the list window"
+        return None if self._list.take(_unpacked_size(payload)) else "beyond the list window"
 
     def _check_list_end(self, message: ListEnd, _payload: Any) -> str | None:
         return None if message.chunks == self.chunks else f"{message.chunks} chunks instead of {self.chunks}"

@@ -169,7 +169,12 @@ def jobs_of(message: Sync, config: Config) -> list[Job]:
         Job(
             pair.source,
             pair.destination,
-            _options(message, (*(p.encode() for p in pair.exclude), *message.excludes), delete=pair.mirror),
+            _options(
+                message,
+                (*(p.encode() for p in pair.exclude), *message.excludes),
+                delete=pair.mirror,
+                compress=pair.compress,
+            ),
             pair.name,
         )
         for pair in pairs.values()
@@ -205,10 +210,12 @@ def _split_items(payload: bytes, limit: int) -> list[Items]:
     return [*parts, Items(payload[at : at + limit])] if at < len(payload) else parts
 
 
-def _options(message: Run | Sync, excludes: tuple[bytes, ...], *, delete: bool = False) -> Options:
+def _options(
+    message: Run | Sync, excludes: tuple[bytes, ...], *, delete: bool = False, compress: str = "auto"
+) -> Options:
     return Options(
         message.delete or delete, message.checksum, message.dry_run, message.itemize, message.owner, message.group,
-        message.force, message.profile, message.max_delete, excludes,
+        message.force, message.profile, message.max_delete, excludes, message.compress or compress,
     )  # fmt: skip
 
 

@@ -26,6 +26,9 @@ class Tuning(NamedTuple):
     """Smaller files are sent whole: their signature would cost a round trip to save little."""
     partial_min: int = 1 << 20
     """A partial of fewer bytes is not worth keeping."""
+    far_rtt_s: float = 0.005
+    """A link this long is taken for one that compression pays on until it is measured: buffers on the way swallow the
+    first MiBs, so that a sender sees late how slow it is.  Within a building it takes 1 ms, and networks are fast."""
     stripes: int = 4
     """Data connections of a session over a long link."""
     stripe_rtt_s: float = 0.01
@@ -65,6 +68,8 @@ class CrateEngines:
             batch_max=self._tuning.batch_max,
             list_window=self._tuning.first_list_window if pushing else open.list_window,
             data_window=0 if pushing else open.data_window,
+            compress=open.compress,
+            far=(open.rtt_us or 0) >= self._tuning.far_rtt_s * 1e6,
             wake_fd=wake_fd,
             profile=open.profile,
         )

@@ -158,6 +158,7 @@ class Initiator:
             max_delete=options.max_delete,
             filters=list(options.excludes),
             ancestry=root.ancestry,
+            compress="never" if far.host is None and options.compress == "auto" else options.compress,
         )
 
 
@@ -189,6 +190,8 @@ class _Epoch:
     async def run(self, opening: Open, root: Root, path: bytes, linger: Linger) -> dict[str, int]:
         """The receiver's counters.  Raises ConnectionLost or SyncError."""
         connection = await self._connect()
+        if (rtt_s := self._route.rtt_s) is not None:
+            opening = opening._replace(rtt_us=round(rtt_s * 1e6))
         kept = False
         try:
             with Wake() as wake:

@@ -6,6 +6,7 @@ use pyo3::prelude::*;
 
 pub mod beneath;
 pub mod buffer;
+pub mod compress;
 pub mod delta;
 pub mod filter;
 pub mod holes;

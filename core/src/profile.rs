@@ -26,6 +26,10 @@ stages!(
     Hash = "hash",
     /// Finds what changed against a basis, or rebuilds a file from one.
     Delta = "delta",
+    /// Packs payloads.
+    Compress = "compress",
+    /// Unpacks them.
+    Decompress = "decompress",
     /// Compares the list with the destination; makes directories and symlinks.
     Compare = "compare",
     /// Computes signatures.

@@ -1,10 +1,12 @@
 //! Narrow seams for property tests of the crate's pure parts, as `_core._selftest`.
 
+use pyo3::IntoPyObjectExt;
 use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::{PyKeyError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 
+use crate::compress;
 use crate::delta::{ApplyError, Matcher, apply_untrusted};
 use crate::filter::Filter;
 use crate::piece::{self, PIECE};
@@ -20,6 +22,8 @@ const KEY: [u8; 16] = [0x5a; 16];
 /// - "hash": -> BLAKE3, by pieces and merged where the data is longer than one
 /// - "chaining-value": piece, size -> of `data` as that piece of a file of that size
 /// - "block-len": size -> block length of a signature
+/// - "pack": level -> `data` as a packed payload, or None where that saves nothing
+/// - "unpack": -> what a payload holds, packed or not
 /// - "delta": basis, block_len, piece -> [(tokens, literal, matched, wasted)] for the pieces of `data`
 /// - "apply": basis, length -> what the tokens in `data` make
 /// - "sign": block_len, blocks -> BASIS payloads of `data` as basis, each of so many blocks
@@ -55,6 +59,15 @@ pub fn selftest<'py>(
         "block-len" => Ok(signature::block_len(argument(extra, "size")?)
             .into_pyobject(py)?
             .into_any()),
+        "pack" => {
+            let packed = compress::pack(&data, 0, 0, argument(extra, "level")?);
+            packed.map(|packed| PyBytes::new(py, &packed)).into_bound_py_any(py)
+        }
+        "unpack" => {
+            let header = compress::header_untrusted(&data).map_err(PyValueError::new_err)?;
+            let raw = header.map_or(Ok(data.clone()), |header| compress::unpack_untrusted(&data, &header));
+            Ok(PyBytes::new(py, &raw.map_err(PyValueError::new_err)?).into_any())
+        }
         "delta" => {
             let basis: Vec<u8> = argument(extra, "basis")?;
             let signature = Signature::of(&basis, argument(extra, "block_len")?, KEY);

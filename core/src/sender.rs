@@ -6,6 +6,7 @@ pub mod basis;
 pub mod counters;
 pub mod engine;
 pub mod large;
+pub mod link;
 pub mod listing;
 pub mod queue;
 pub mod read;
@@ -25,6 +26,7 @@ use crate::walk::Options;
 use crate::{EngineClosed, PeerViolation};
 
 use engine::{Engine, Settings};
+use link::Compress;
 use listing::Next;
 use source::Source;
 
@@ -72,7 +74,8 @@ impl Sender {
 impl Sender {
     #[new]
     #[pyo3(signature = (
-        root, *, filters, hashes, owners, threads, batch_max, list_window, data_window, wake_fd, profile = false
+        root, *, filters, hashes, owners, threads, batch_max, list_window, data_window, compress, far, wake_fd,
+        profile = false
     ))]
     #[allow(clippy::too_many_arguments, reason = "keywords of the Python constructor")]
     fn new(
@@ -85,6 +88,8 @@ impl Sender {
         batch_max: usize,
         list_window: u64,
         data_window: u64,
+        compress: &str,
+        far: bool,
         wake_fd: i32,
         profile: bool,
     ) -> PyResult<Self> {
@@ -101,6 +106,8 @@ impl Sender {
             batch_max,
             windows: (list_window, data_window),
             profile,
+            compress: Compress::parse(compress).ok_or_else(|| PyValueError::new_err("compress"))?,
+            far,
         };
         let source = py.detach(|| Source::open(&root))?;
         Ok(Self {
@@ -127,7 +134,7 @@ impl Sender {
 
     fn next_data(&self, py: Python<'_>) -> PyResult<Option<Event>> {
         let engine = self.running()?;
-        let payload = py.detach(|| engine.queue.next(|| engine.wake.rearm()));
+        let payload = py.detach(|| engine.next_data());
         Ok(payload.map(|payload| ("data", 0, Some(Buffer::from_vec(payload)))))
     }
 

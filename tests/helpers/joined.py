@@ -48,7 +48,7 @@ def sync(source: str, destination: str, *, owners: bool = False, **options: Any)
         receiver = _core.Receiver(os.fsencode(destination), wake_fd=write_fd, **settings)
         sender = _core.Sender(
             os.fsencode(source), filters=settings["filters"], hashes=settings["hashes"], owners=owners, threads=2,
-            batch_max=1 << 20, list_window=1 << 20, data_window=1 << 24, wake_fd=write_fd,
+            batch_max=1 << 20, list_window=1 << 20, data_window=1 << 24, compress="auto", far=False, wake_fd=write_fd,
         )  # fmt: skip
         return _pump(sender, receiver, read_fd)
     finally:

@@ -128,3 +128,30 @@ def bits(payload: bytes, entries: int, which: int = 0) -> list[int]:
     assert len(payload) == 2 * width
     bitmap = payload[which * width : (which + 1) * width]
     return [i for i in range(entries) if bitmap[i >> 3] >> (i & 7) & 1]
+
+
+def zstd_frame(data: bytes) -> bytes:
+    """One zstd frame of blocks that are not compressed."""
+    cuts = range(0, len(data), 1 << 17) or (0,)
+    blocks = [(data[at : at + (1 << 17)], at + (1 << 17) >= len(data)) for at in cuts]
+    return _frame(len(data), b"".join(_block(last, 0, len(part)) + part for part, last in blocks))
+
+
+def zstd_bomb(size: int) -> bytes:
+    """One zstd frame that unpacks to so many zeros: four bytes for each 128 KiB."""
+    parts = [1 << 17] * (size >> 17) + [size & ((1 << 17) - 1)]
+    return _frame(size, b"".join(_block(at == len(parts) - 1, 1, part) + b"\0" for at, part in enumerate(parts)))
+
+
+def _frame(size: int, blocks: bytes) -> bytes:
+    return b"\x28\xb5\x2f\xfd\xa0" + struct.pack("<I", size) + blocks
+
+
+def _block(last: bool, kind: int, size: int) -> bytes:
+    return (last | kind << 1 | size << 3).to_bytes(3, "little")
+
+
+def packed(payload: bytes, chunk: int = 0, flags: int = 0, *, raw_len: int | None = None, frame: bytes = b"") -> bytes:
+    """A packed payload; ``raw_len`` and ``frame`` are what lies would say instead."""
+    size = len(payload) if raw_len is None else raw_len
+    return struct.pack("<HHII", 0, flags, size, chunk) + (frame or zstd_frame(payload))

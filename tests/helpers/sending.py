@@ -8,7 +8,7 @@ import struct
 import time
 from typing import TYPE_CHECKING, NamedTuple, Self
 
-from agentd._core import Buffer, Sender
+from agentd._core import Buffer, Sender, _selftest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -129,6 +129,13 @@ def parse_records(data: bytes) -> Iterator[Record]:
         at += fields[6]
 
 
+def unpacked(payload: Buffer | bytes) -> bytes:
+    """What a payload holds, packed or not."""
+    raw = _selftest("unpack", payload, {})
+    assert isinstance(raw, bytes)
+    return raw
+
+
 def ack(
     list_window: int = NO_LIMIT,
     data_window: int = NO_LIMIT,
@@ -161,12 +168,14 @@ class Sending:
         batch_max: int = MIB + 4096,
         list_window: int = NO_LIMIT,
         data_window: int = NO_LIMIT,
+        compress: str = "never",
     ) -> None:
         self._wake = os.eventfd(0, os.EFD_NONBLOCK)
         try:
             self.sender = Sender(
                 os.fsencode(root), filters=list(filters), hashes=hashes, owners=owners, threads=threads,
-                batch_max=batch_max, list_window=list_window, data_window=data_window, wake_fd=self._wake,
+                batch_max=batch_max, list_window=list_window, data_window=data_window,
+                compress=compress, far=False, wake_fd=self._wake,
             )  # fmt: skip
         except OSError:
             os.close(self._wake)
@@ -190,7 +199,7 @@ class Sending:
             if tag == "list":
                 assert n == len(self.chunks)
                 assert payload is not None
-                self.chunks.append(bytes(payload))
+                self.chunks.append(unpacked(payload))
             else:
                 assert (tag, n, payload, self.ended) == ("list-end", 0, None, False)
                 self.ended = True
@@ -198,7 +207,7 @@ class Sending:
             assert event[:2] == ("data", 0)
             assert event[2] is not None
             self.batches.append(bytes(event[2]))
-            self.records.extend(parse_records(self.batches[-1]))
+            self.records.extend(parse_records(unpacked(event[2])))
 
     def until(self, done: Callable[[], bool]) -> None:
         """Take until ``done()``; fails when nothing comes for too long."""

@@ -14,7 +14,7 @@ from proto import control
 from proto.control import CONTROL_REPLIES, CONTROL_REQUESTS, pack_problems, unpack_problems_untrusted
 from proto.errors import RemoteProtocolError
 from proto.hello import Hello
-from proto.job import ENVIRONMENT
+from proto.job import COMPRESS, ENVIRONMENT
 from proto.jsonl import dump_line, load_line_untrusted, split_items, to_json
 from proto.schema import from_head_untrusted, registry, to_head
 from proto.strict import loads_untrusted
@@ -30,6 +30,7 @@ _JOB: dict[str, Any] = {
     "max_delete": st.none() | _U64,
     "timeout_ms": st.none() | st.integers(1, 2**32 - 1),
     "excludes": st.lists(_PATHS, max_size=3),
+    "compress": st.none() | st.sampled_from(COMPRESS),
 }
 _REQUESTS = st.one_of(
     st.builds(control.Run, _IDS, _PATHS, _PATHS, **_JOB),

@@ -57,10 +57,13 @@ def files(content: object, path: bytes = b"") -> dict[bytes, bytes]:
 
 
 @settings(max_examples=60, deadline=None)
-@given(TREES, st.integers(1, 4), st.integers(1, 300))
-def test_any_tree_arrives_through_any_window(content: object, threads: int, window: int) -> None:
+@given(TREES, st.integers(1, 4), st.integers(1, 300), st.sampled_from(["never", "always"]))
+def test_any_tree_arrives_through_any_window(content: object, threads: int, window: int, compress: str) -> None:
     expected = files(content if isinstance(content, dict) else {b"only": content})
-    with tree(content) as root, Sending(root, threads=threads, list_window=window, data_window=window) as running:
+    with (
+        tree(content) as root,
+        Sending(root, threads=threads, list_window=window, data_window=window, compress=compress) as running,
+    ):
         sender = running.sender
         sender.want_all()
         sender.start()

@@ -228,6 +228,7 @@ def picture(root: bytes) -> dict[bytes, tuple[int, int, bytes | None]]:
     source=disk_trees,
     destination=st.none() | disk_trees,
     pushing=st.booleans(),
+    compress=st.sampled_from(["never", "always"]),
     list_window=tiny,
     data_window=tiny,
     capacities=st.tuples(st.integers(500, 100_000), st.integers(500, 100_000)),
@@ -237,6 +238,7 @@ def test_the_engines_never_stall_and_end_in_equal_trees(
     source: dict[bytes, bytes | None],
     destination: dict[bytes, bytes | None] | None,
     pushing: bool,
+    compress: str,
     list_window: int,
     data_window: int,
     capacities: tuple[int, int],
@@ -252,7 +254,8 @@ def test_the_engines_never_stall_and_end_in_equal_trees(
             plant(top + b"/dst", destination)
         sender = _core.Sender(
             top + b"/src", filters=[], hashes=False, owners=False, threads=2, batch_max=1 << 20,
-            list_window=list_window, data_window=0 if pushing else data_window, wake_fd=writing,
+            list_window=list_window, data_window=0 if pushing else data_window, compress=compress, far=False,
+            wake_fd=writing,
         )  # fmt: skip
         opened.append(sender)
         receiver = _core.Receiver(

@@ -28,6 +28,11 @@ def test_options_anywhere_in_either_form() -> None:
     }  # fmt: skip
 
 
+def test_compression_in_all_its_forms() -> None:
+    for words, meant in (["-z"], "always"), (["--no-compress"], "never"), (["--compress", "auto"], "auto"):
+        assert parse("sync", words) == ([], {"compress": meant})
+
+
 def test_what_follows_two_dashes_is_an_operand() -> None:
     assert parse("push", ["--", "--delete", "-x"]) == (["--delete", "-x"], {})
     assert parse("sync", ["-"]) == (["-"], {})
@@ -37,10 +42,11 @@ def test_what_follows_two_dashes_is_an_operand() -> None:
     ("words", "said", "hint"),
     [
         (["push", "a", "b", "--delte"], "unknown option --delte", "did you mean --delete?"),
-        (["push", "a", "b", "-z"], "unknown option -z", "syncctl push --help"),
+        (["push", "a", "b", "-y"], "unknown option -y", "syncctl push --help"),
         (["push", "a", "b", "--delete=yes"], "--delete takes no value", "syncctl push --help"),
         (["push", "a", "b", "--exclude"], "--exclude wants a value", "syncctl push --help"),
         (["push", "a", "b", "--exclude="], "--exclude wants a pattern", "syncctl push --help"),
+        (["push", "a", "b", "--compress=much"], "--compress is auto, never, always, not much", "syncctl push --help"),
         (["push", "a", "b", "--timeout", "soon"], "not soon", "syncctl push --help"),
         (["push", "a", "b", "--timeout", "nan"], "not nan", "syncctl push --help"),
         (["push", "a", "b", "--timeout", "0"], "not 0", "syncctl push --help"),

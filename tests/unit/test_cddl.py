@@ -49,7 +49,7 @@ FULL: list[Any] = [
     Ping(0), Pong((1 << 64) - 1),
     Open(SID, 0, "receiver", b"/srv", 0, 0),
     Open(SID, (1 << 32) - 1, "sender", b"~/\xff", 1, 1, True, True, True, True, True, True, True, True, 5, "missing",
-         [b"*.o"], [[1, 2], [3, 4]]),
+         [b"*.o"], [[1, 2], [3, 4]], "always", 50_000),
     Opened(SID, 1, 2, 3, "file"), Opened(SID, 1, 0, 0), Join(SID, 0),
     List(0), ListEnd(1, 2, bytes(32)), Want(7), Done({"files": 1}), Closed({}),
     Done({}, PROFILE), Closed({"listed": 1}, PROFILE), Error("protocol", "text", "hint"),
@@ -100,7 +100,9 @@ def test_neither_takes_a_field_too_many_or_of_another_type(message: Message) -> 
 @pytest.mark.parametrize("message", FULL, ids=lambda message: tag_of(type(message)))
 def test_a_field_that_the_page_wants_is_always_sent(message: Message) -> None:
     head = to_head(message)
-    optional = {"max_delete", "state", "hint", "profile"} if type(message) is not Open else {"max_delete", "state"}
+    optional = {"max_delete", "state", "hint", "profile"}
+    if type(message) is Open:
+        optional = {"max_delete", "state", "rtt_us"}
     for name in head.keys() - optional:
         assert not fits("peer", {key: value for key, value in head.items() if key != name}), name
 

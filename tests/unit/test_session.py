@@ -225,6 +225,16 @@ def test_windows_are_kept() -> None:
     assert "beyond the data window" in refused(machine, Data(), b"x")
 
 
+def test_a_packed_list_counts_as_what_it_unpacks_to() -> None:
+    machine = listing()
+    machine.receive_untrusted(List(0), struct.pack("<HHII", 0, 0, limits.FIRST_LIST_WINDOW - 1, 0))
+    machine.receive_untrusted(List(1), struct.pack("<HHII", 0, 0, 1, 1))
+    assert "beyond the list window" in refused(machine, List(2), b"x")
+    machine = listing()
+    machine.receive_untrusted(List(0), struct.pack("<HHII", 0, 0, 1, 0) + bytes(limits.FIRST_LIST_WINDOW))
+    assert "beyond the list window" in refused(machine, List(1), b"x")
+
+
 def test_we_keep_them_too() -> None:
     machine = listing(SenderSession)
     machine.send(List(0), bytes(100))

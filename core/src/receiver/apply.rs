@@ -9,6 +9,7 @@ use super::{Shared, basis, finish, problem};
 use super::{pieces::piecewise, whole::whole};
 use crate::beneath::{self, lock};
 use crate::buffer;
+use crate::compress;
 use crate::list::Entry;
 use crate::profile::Stage;
 use crate::record::{self, Record};
@@ -39,6 +40,9 @@ pub fn last_chunk_untrusted(payload: &[u8]) -> Result<u32, &'static str> {
     if payload.is_empty() {
         return Err("DATA without a record");
     }
+    if let Some(header) = compress::header_untrusted(payload)? {
+        return Ok(header.chunk);
+    }
     let (mut at, mut last) = (0, 0);
     while at < payload.len() {
         let (record, next) = Record::parse_untrusted(payload, at)?;
@@ -49,6 +53,12 @@ pub fn last_chunk_untrusted(payload: &[u8]) -> Result<u32, &'static str> {
 }
 
 fn data(shared: &Shared, payload: Vec<u8>) {
+    // What waits here, waits packed; so do the credits count.
+    let wire = payload.len() as u64;
+    let payload = match unpacked(shared, payload) {
+        Ok(payload) => payload,
+        Err(what) => return shared.violation(what),
+    };
     let mut at = 0;
     while at < payload.len() && !shared.stopped() {
         let step = Record::parse_untrusted(&payload, at).and_then(|(record, next)| {
@@ -60,9 +70,23 @@ fn data(shared: &Shared, payload: Vec<u8>) {
             return shared.violation(what);
         }
     }
-    add(&shared.counters.data_bytes, payload.len() as u64);
-    shared.out.consumed(payload.len() as u64);
+    add(&shared.counters.data_bytes, wire);
+    shared.out.consumed(wire);
     buffer::give(payload);
+}
+
+/// The records of a payload.
+fn unpacked(shared: &Shared, payload: Vec<u8>) -> Result<Vec<u8>, &'static str> {
+    let Some(header) = compress::header_untrusted(&payload)? else {
+        return Ok(payload);
+    };
+    if header.flags != 0 {
+        return Err("packed DATA with flags");
+    }
+    let unpack = || compress::unpack_untrusted(&payload, &header);
+    let raw = shared.profile.time(Stage::Decompress, unpack)?;
+    buffer::give(payload);
+    Ok(raw)
 }
 
 /// One record. Err says how it breaks the protocol.

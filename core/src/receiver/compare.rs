@@ -10,6 +10,7 @@ use super::queue::Input;
 use super::state::{Pending, Place};
 use super::{Shared, problem};
 use crate::beneath::{join, lock};
+use crate::compress;
 use crate::list::{self, Chunk, DIRECTORY, Entry, Group, REGULAR};
 use crate::profile::Stage;
 
@@ -68,8 +69,20 @@ impl Generator<'_> {
         if n != self.next || self.ended {
             return self.violation("file-list chunks out of order");
         }
+        let packed = compress::header_untrusted(&data).or_else(|what| self.violation(what))?;
+        let data = match &packed {
+            Some(header) => {
+                let unpack = || compress::unpack_untrusted(&data, header);
+                let raw = shared.profile.time(Stage::Decompress, unpack);
+                raw.or_else(|what| self.violation(what))?
+            }
+            None => data,
+        };
         self.hasher.update(&data);
         let chunk = Chunk::parse_untrusted(data).or_else(|what| self.violation(what))?;
+        if packed.is_some_and(|header| header.flags != chunk.flags() || header.chunk != n) {
+            return self.violation("a file-list chunk that is not what its packing says");
+        }
         let columns = [
             (list::OWNERS, shared.options.owner || shared.options.group),
             (list::HASHES, shared.options.hashes),

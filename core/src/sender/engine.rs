@@ -5,8 +5,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use crate::beneath::lock;
+use crate::buffer;
+use crate::compress;
 use crate::list::{self, u32_at, u64_at};
 use crate::profile::{Profile, Stage};
 use crate::wake::Wake;
@@ -15,6 +18,7 @@ use crate::walk::{self, Walk};
 use super::Violation;
 use super::basis::{Bases, Known};
 use super::counters::Counters;
+use super::link::{Compress, Link};
 use super::listing::{Listing, Next};
 use super::queue::{self, Queue, Work};
 use super::read;
@@ -43,6 +47,10 @@ pub struct Settings {
     pub windows: (u64, u64),
     /// Time is to be measured.
     pub profile: bool,
+    /// What the user asked for.
+    pub compress: Compress,
+    /// The link is long.
+    pub far: bool,
 }
 
 /// One session's sender.
@@ -59,6 +67,7 @@ pub struct Engine {
     pub wake: Arc<Wake>,
     /// The list.
     pub listing: Listing,
+    link: Arc<Link>,
     settings: Settings,
     /// Readers at work.
     busy: AtomicU64,
@@ -95,6 +104,7 @@ impl Engine {
         let ready = Arc::clone(&wake);
         let (list_window, data_window) = settings.windows;
         let profile = Arc::new(Profile::new(settings.profile));
+        let link = Arc::new(Link::new(settings.compress, settings.far, settings.threads));
         Self {
             source,
             queue: Queue::new(settings.batch_max, data_window),
@@ -102,9 +112,11 @@ impl Engine {
             listing: Listing::new(
                 flags,
                 list_window,
+                Arc::clone(&link),
                 Arc::clone(&profile),
                 Box::new(move || ready.signal()),
             ),
+            link,
             profile,
             wake,
             settings,
@@ -219,8 +231,37 @@ impl Engine {
 
     /// A batch goes out; with it, `resolved` files of chunk `n` have gone out.
     pub fn emit(&self, n: u32, payload: Vec<u8>, resolved: u32) {
-        self.queue.emit(n, payload, resolved);
+        self.queue.emit(n, self.pack(n, payload), resolved);
         self.wake.signal();
+    }
+
+    /// A batch with records of chunk `n`, packed where that pays.
+    fn pack(&self, n: u32, raw: Vec<u8>) -> Vec<u8> {
+        let Some(level) = self.link.level() else {
+            return raw;
+        };
+        let began = Instant::now();
+        let work = || {
+            compress::pays(&raw)
+                .then(|| compress::pack(&raw, 0, n, level))
+                .flatten()
+        };
+        let Some(packed) = self.profile.time(Stage::Compress, work) else {
+            return raw;
+        };
+        self.link.packed(level, raw.len(), packed.len(), began.elapsed());
+        buffer::give(raw);
+        packed
+    }
+
+    /// The next batch; none while the window is used up.
+    pub fn next_data(&self) -> Option<Vec<u8>> {
+        let next = self.queue.next(|| self.wake.rearm());
+        match &next {
+            Some(payload) => self.link.took(payload.len()),
+            None => self.link.idle(),
+        }
+        next
     }
 
     fn start_readers(self: &Arc<Self>, peer: &mut Peer) {

@@ -5,11 +5,13 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::beneath::lock;
+use crate::compress;
 use crate::list::{self, Builder, Chunk, Entry};
 use crate::profile::{Profile, Stage};
 use crate::walk::{Part, Sink};
 
 use super::Violation;
+use super::link::Link;
 
 /// Chunks grow from this size, so that the first ones leave early,
 const TARGET_MIN: usize = 4 << 10;
@@ -17,6 +19,8 @@ const TARGET_MIN: usize = 4 << 10;
 const TARGET_MAX: usize = 96 << 10;
 /// A chunk below its target leaves when nothing else waits to and the last one left so long ago.
 const FLUSH_AFTER: Duration = Duration::from_millis(2);
+/// The zstd level of chunks: higher ones save 4 % of a list and make the walk wait.
+const LEVEL: i32 = 1;
 /// Bytes of chunks held, whatever a receiver grants without forgetting any.
 const HELD_MAX: u64 = 64 << 20;
 
@@ -33,6 +37,8 @@ pub type Total = (u32, u64, [u8; 32]);
 /// The list of one session.
 pub struct Listing {
     state: Mutex<State>,
+    flags: u16,
+    link: Arc<Link>,
     room: Condvar,
     profile: Arc<Profile>,
     ready: Box<dyn Fn() + Send + Sync>,
@@ -67,7 +73,13 @@ pub enum Next {
 
 impl Listing {
     /// An empty list with these chunk flags. `ready` is called when there is something to take.
-    pub fn new(flags: u16, grant: u64, profile: Arc<Profile>, ready: Box<dyn Fn() + Send + Sync>) -> Self {
+    pub fn new(
+        flags: u16,
+        grant: u64,
+        link: Arc<Link>,
+        profile: Arc<Profile>,
+        ready: Box<dyn Fn() + Send + Sync>,
+    ) -> Self {
         Self {
             state: Mutex::new(State {
                 builder: Builder::new(flags),
@@ -85,6 +97,8 @@ impl Listing {
                 end_taken: false,
                 stopped: false,
             }),
+            flags,
+            link,
             room: Condvar::new(),
             profile,
             ready,
@@ -116,11 +130,33 @@ impl Listing {
         }
     }
 
+    /// The chunk that was begun is complete.
+    fn flush(&self, state: &mut State) {
+        let entries = state.builder.entries();
+        let payload = state.builder.finish();
+        state.entries += entries as u64;
+        state.hasher.update(&payload);
+        state.bytes += payload.len() as u64;
+        state.held_bytes += payload.len() as u64;
+        let n = state.chunks.len() as u32;
+        let pack = || compress::pack(&payload, self.flags, n, LEVEL);
+        let level = self.link.level();
+        let packed = level.and_then(|_| self.profile.time(Stage::Compress, pack));
+        state.queue.push_back(packed.unwrap_or_else(|| payload.clone()));
+        state.chunks.push(Some(Held {
+            payload,
+            entries,
+            chunk: None,
+        }));
+        state.target = (state.target * 2).min(TARGET_MAX);
+        state.flushed = Some(Instant::now());
+    }
+
     /// The walk is over.
     pub fn finish(&self) {
         let mut state = lock(&self.state);
         if !state.builder.is_empty() {
-            state.flush();
+            self.flush(&mut state);
         }
         state.finished = true;
         drop(state);
@@ -216,25 +252,6 @@ impl Listing {
     }
 }
 
-impl State {
-    fn flush(&mut self) {
-        self.entries += self.builder.entries() as u64;
-        let entries = self.builder.entries();
-        let payload = self.builder.finish();
-        self.hasher.update(&payload);
-        self.bytes += payload.len() as u64;
-        self.held_bytes += payload.len() as u64;
-        self.queue.push_back(payload.clone());
-        self.chunks.push(Some(Held {
-            payload,
-            entries,
-            chunk: None,
-        }));
-        self.target = (self.target * 2).min(TARGET_MAX);
-        self.flushed = Some(Instant::now());
-    }
-}
-
 impl Sink for Listing {
     fn part(&self, part: &Part<'_>) -> bool {
         let Some(mut state) = self.wait_room() else {
@@ -248,7 +265,7 @@ impl Sink for Listing {
         if !idle && state.builder.len() < state.target {
             return true;
         }
-        state.flush();
+        self.flush(&mut state);
         drop(state);
         (self.ready)();
         true
