@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 Counters = dict[str, int]
 
 STAGES = (
-    "walk", "compare", "sign", "read", "hash", "delta", "apply", "write", "metadata", "rename", "finish", "socket",
-    "wait", "idle",
+    "walk", "compare", "sign", "read", "hash", "delta", "compress", "decompress", "apply", "write", "metadata",
+    "rename", "finish", "socket", "wait", "idle",
 )  # fmt: skip
 """Of a profile, in the order of a file's way; a newer agent's others come behind them."""
 

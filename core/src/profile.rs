@@ -22,7 +22,7 @@ stages!(
     Walk = "walk",
     /// Opens and reads files, and puts them into batches.
     Read = "read",
-    /// Hashes it: to say what it is, or to verify.
+    /// Hashes content: to say what it is, or to verify.
     Hash = "hash",
     /// Finds what changed against a basis, or rebuilds a file from one.
     Delta = "delta",
@@ -42,7 +42,7 @@ stages!(
     Metadata = "metadata",
     /// Renames into place.
     Rename = "rename",
-    /// Deletes, at the end.
+    /// Clears up at the end: deletions, what was moved aside.
     Finish = "finish",
 );
 
