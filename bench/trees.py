@@ -188,6 +188,6 @@ TREES = {
         Tree("links", "20,000 files, half of them hard links", _build_links, 128 * MIB, 21_000),
         Tree("repeated", "1 GiB of one byte", _build_repeated, GIB + 256 * MIB, 10, twins=True),
         Tree("colliding", "256 MiB of colliding weak checksums", _build_colliding, 320 * MIB, 10, twins=True),
-        Tree("sparse", "8 GiB with 1 GiB of data", _build_sparse, 10 * GIB, 10),
+        Tree("sparse", "8 GiB with 1 GiB of data", _build_sparse, 3 * GIB, 10, sparse=True),
     )
 }
