@@ -148,6 +148,7 @@ class _Race:
             if contender not in able:
                 _say(f"{case.name}: without {contender.name}: {contender.lacks()}")
         if case.step == AGAIN or (case.step == CHANGED and case.before is None):
+            _say(f"{case.what}: before that, once")
             self._all(able, case, 0, result, timed=False)
         rounds = self.options.runs or case.runs
         for number in range(rounds + 1):

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as ET
 
 import pytest
 
-from bench import report
+from bench import report, room
+from bench.cases import CASES, selected
 from bench.charts import chart, kind
-from bench.figures import Bound, Run, figures, medians
+from bench.figures import METRICS, Bound, Run, figures, medians
 from bench.gate import allowed, baseline, regressions
 from bench.publish import BEGIN, END, between_marks
 from bench.trees import TREES
 from bench.verify import allocated, differences, link_groups
 from tests.helpers.oracle import RSYNC
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def _runs(contender: str, seconds: list[float], **cost: float) -> list[Run]:
@@ -80,6 +84,31 @@ def test_a_void_case_does_not_pass_the_gate_and_a_skipped_one_does() -> None:
     assert regressions(document, base) == []
 
 
+def test_every_bound_is_of_somebody_who_takes_part_in_the_case() -> None:
+    for case in CASES.values():
+        names = {contender.name for contender in case.contenders}
+        assert {bound.against for bound in case.bounds} <= {None, *names}, case.name
+        assert case.tree is None or "syncctl" in names
+        assert {bound.metric for bound in case.bounds} <= set(METRICS)
+
+
+def test_cases_are_selected_by_name_by_tree_and_by_set() -> None:
+    assert [case.name for case in selected(["small-first", "half"], full=False)] == ["small-first", "wan-half"]
+    short, everything = selected(None, full=False), selected(None, full=True)
+    assert set(everything) == set(CASES.values())
+    assert short == [case for case in everything if case.quick] != []
+
+
+def test_a_case_without_room_is_not_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = CASES["many-disk"]
+    assert case.tree is not None
+    huge = case.tree._replace(each_bytes=1 << 60)
+    monkeypatch.setattr(room, "file_system", lambda _: "ext2/ext3")
+    assert "has room for" in (room.lacking(huge, [case], tmp_path) or "")
+    monkeypatch.setattr(room, "file_system", lambda _: "tmpfs")
+    assert "is in memory" in (room.lacking(case.tree, [case], tmp_path) or "")
+
+
 def test_tables_have_a_cell_for_every_column() -> None:
     document = _document(0.123)
     document["cases"].append({**document["cases"][0], "skipped": "no room", "verdict": "skipped"})
@@ -110,7 +139,7 @@ def test_a_page_gets_its_section_between_the_marks() -> None:
 
 
 @pytest.mark.skipif(RSYNC is None, reason="rsync is not installed")
-def test_hard_links_and_holes_are_looked_at(tmp_path: Any) -> None:
+def test_hard_links_and_holes_are_looked_at(tmp_path: Path) -> None:
     for name in ("source", "destination"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "a").write_bytes(b"x" * 5000)
