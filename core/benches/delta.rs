@@ -8,7 +8,6 @@ use _core::piece::{self, PIECE};
 use _core::rolling;
 use _core::signature::{self, Signature};
 
-const KEY: [u8; 16] = [9; 16];
 const ROUNDS: usize = 5;
 
 fn noise(len: usize, seed: u64) -> Vec<u8> {
@@ -42,7 +41,9 @@ fn deltas(matcher: &Matcher, new: &[u8], block_len: u32, mut each: impl FnMut(&[
         let behind = n * PIECE + window.len();
         let lookahead = &new[behind..new.len().min(behind + block_len as usize - 1)];
         tokens.clear();
-        let stats = matcher.piece(window, (n * PIECE) as u64, lookahead, &mut tokens);
+        let offset = (n * PIECE) as u64;
+        let own = signature::values(window, offset, block_len);
+        let stats = matcher.piece(window, offset, &own, lookahead, &mut tokens);
         sum.literal += stats.literal;
         sum.matched += stats.matched;
         sum.wasted += stats.wasted;
@@ -62,14 +63,14 @@ fn main() {
                 .map(rolling::weak)
                 .fold(0, |a, b| a ^ b)
         });
-        report("sign", size, || Signature::of(&basis, block_len, KEY));
+        report("sign", size, || Signature::of(&basis, block_len));
         report("hash in pieces", size, || {
             let pieces = basis.chunks(PIECE).enumerate();
             pieces
                 .map(|(n, data)| piece::chaining_value(data, n as u32, size as u64)[0])
                 .fold(0, |a, b| a ^ b)
         });
-        let signature = Signature::of(&basis, block_len, KEY);
+        let signature = Signature::of(&basis, block_len);
         report("index (of the basis's bytes)", size, || Matcher::new(signature.clone()));
         let matcher = Matcher::new(signature);
         report("match, all equal", size, || deltas(&matcher, &basis, block_len, |_| ()));
@@ -103,7 +104,7 @@ fn main() {
                 block
             })
             .collect();
-        let colliding = Matcher::new(Signature::of(&crafted, block_len, KEY));
+        let colliding = Matcher::new(Signature::of(&crafted, block_len));
         report("match, crafted collisions", size, || {
             deltas(&colliding, &constant, block_len, |_| ())
         });

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use crate::rolling::{self, Rolling};
-use crate::signature::{self, Signature};
+use crate::signature::{self, Signature, Value};
 
 mod index;
 mod punch;
@@ -17,7 +17,7 @@ mod tokens;
 use index::Index;
 pub use punch::punch;
 use tokens::Tokens;
-pub use tokens::{ApplyError, apply_untrusted};
+pub use tokens::{ApplyError, COPY_LEN, apply_untrusted, copy};
 
 /// Blocks tried for one weak sum: more with equal weak sums and different content exist only where someone made them.
 const CHAIN_MAX: usize = 16;
@@ -52,7 +52,6 @@ struct Carry {
 pub struct Matcher {
     signature: Arc<Signature>,
     index: Arc<Index>,
-    key: [u8; 32],
     carry: Option<Carry>,
     /// Bytes that may still be hashed in vain.
     credit: u64,
@@ -75,18 +74,30 @@ impl Matcher {
         let full = (signature.basis_size / u64::from(signature.block_len)) as u32;
         Matcher {
             index: Arc::new(Index::new(&signature, full)),
-            key: signature::expand_key(&signature.key),
             carry: None,
             credit: credit_max(&signature),
             signature: Arc::new(signature),
         }
     }
 
+    /// What is looked for.
+    pub fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
     /// Appends to `out` tokens that make exactly `window`, a piece of the new file at `piece_offset`.
     ///
-    /// `lookahead` is what follows it in the file: `block_len - 1` bytes, or less when the file ends.  Pieces in order
+    /// `own` holds the values of its blocks where they lie, when it begins at a block, or nothing: what did not move is
+    /// then found without being hashed again. `lookahead` is what follows it in the file: `block_len - 1` bytes, or less when the file ends.  Pieces in order
     /// match best: what one finds in its lookahead, the next one begins with.
-    pub fn piece(&mut self, window: &[u8], piece_offset: u64, lookahead: &[u8], out: &mut Vec<u8>) -> Stats {
+    pub fn piece(
+        &mut self,
+        window: &[u8],
+        piece_offset: u64,
+        own: &[Value],
+        lookahead: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Stats {
         let carry = self.carry.take().filter(|carry| carry.at == piece_offset);
         let block_len = self.signature.block_len as usize;
         let run = Run {
@@ -105,6 +116,7 @@ impl Matcher {
             at: 0,
             hint: None,
             offset: piece_offset,
+            own,
             carry: None,
             matcher: self,
         };
@@ -155,6 +167,8 @@ struct Run<'a> {
     hint: Option<u32>,
     /// Of the piece in the file.
     offset: u64,
+    /// Values of the piece's blocks in their place.
+    own: &'a [Value],
     carry: Option<Carry>,
 }
 
@@ -174,8 +188,7 @@ impl Run<'_> {
         let block_len = self.matcher.signature.block_len as usize;
         while self.at < self.text.window.len() {
             let full = self.at + block_len <= self.text.len();
-            let weak = if full { self.weak(self.at, block_len) } else { 0 };
-            let found = self.expected(full.then_some(weak)).or_else(|| self.search(weak));
+            let found = self.expected(full).or_else(|| self.search(full));
             let Some((at, block)) = found else { break };
             let basis = u64::from(block) * block_len as u64;
             self.hint = block.checked_add(1);
@@ -220,26 +233,47 @@ impl Run<'_> {
         rolling::weak_of_two(first, second)
     }
 
-    fn strong(&self, at: usize, len: usize) -> signature::Strong {
+    /// Whether `len` bytes from `at` on are `block`, as far as its strong sum tells; and whether that had to be hashed.
+    fn is(&self, block: u32, at: usize, len: usize) -> (bool, bool) {
+        let signature = &self.matcher.signature;
+        let basis = u64::from(block) * u64::from(signature.block_len);
+        let strong = signature.strong.get(block as usize);
+        let whole = len == signature.block_len as usize || at + len == self.text.window.len();
+        if self.offset + at as u64 == basis
+            && at + len <= self.text.window.len()
+            && whole
+            && let Some(own) = self.own.get(at / signature.block_len.max(1) as usize)
+        {
+            return (strong == Some(&signature::strong(own)), false);
+        }
         let (first, second) = self.text.block(at, len);
-        signature::strong_of_two(first, second, &self.matcher.key)
+        let value = signature::value_of_two(first, second, basis);
+        (strong == Some(&signature::strong(&value)), true)
     }
 
-    /// The expected block, when it is at `self.at`; `weak` is the sum of the full block there.
-    fn expected(&mut self, weak: Option<u32>) -> Option<(usize, u32)> {
+    /// The expected block, when it is at `self.at`; `full` says that a full block can be there.
+    fn expected(&mut self, full: bool) -> Option<(usize, u32)> {
         let block = self.hint?;
         let signature = &self.matcher.signature;
         let len = signature.len_of(block) as usize;
         if len < signature.block_len as usize {
             return self.short_last(self.at).filter(|found| found.0 == self.at);
         }
-        if weak? != signature.weak[block as usize] {
+        if !full {
             return None;
         }
-        if self.strong(self.at, len) == self.matcher.signature.strong[block as usize] {
+        let in_place = self.offset + self.at as u64 == u64::from(block) * u64::from(signature.block_len);
+        let known = in_place && !self.own.is_empty();
+        if !known && self.weak(self.at, len) != signature.weak[block as usize] {
+            return None;
+        }
+        let (same, hashed) = self.is(block, self.at, len);
+        if same {
             return Some((self.at, block));
         }
-        self.tokens.stats.wasted += len as u64;
+        if hashed {
+            self.tokens.stats.wasted += len as u64;
+        }
         None
     }
 
@@ -256,17 +290,21 @@ impl Run<'_> {
         if self.weak(at, len) != signature.weak[block] {
             return None;
         }
-        if self.strong(at, len) == self.matcher.signature.strong[block] {
+        let (same, hashed) = self.is(block as u32, at, len);
+        if same {
             return Some((at, block as u32));
         }
-        self.tokens.stats.wasted += len as u64;
+        if hashed {
+            self.tokens.stats.wasted += len as u64;
+        }
         None
     }
 
-    /// The first place from `self.at` on where any block matches; `weak` is the sum of the full block at `self.at`.
-    fn search(&mut self, weak: u32) -> Option<(usize, u32)> {
+    /// The first place from `self.at` on where any block matches; `full` says that a full block can be there.
+    fn search(&mut self, full: bool) -> Option<(usize, u32)> {
         let Text { window, lookahead, .. } = self.text;
         let len = self.matcher.signature.block_len as usize;
+        let weak = if full { self.weak(self.at, len) } else { 0 };
         // Behind the last place that may begin a full block.
         let end = (self.text.len() + 1).saturating_sub(len).min(window.len());
         let mut rolling = Rolling::new(weak, len as u32);
@@ -319,27 +357,32 @@ impl Run<'_> {
         self.matcher.credit = credit.min(credit_max(signature));
     }
 
-    /// The block at `at`, where the weak sum is `weak`.
+    /// The block at `at`, where the weak sum is `weak`. Of equal blocks, the one that goes on as before the difference
+    /// makes the longer copies.
     fn candidate(&mut self, at: usize, weak: u32) -> Option<u32> {
-        let len = self.matcher.signature.block_len as usize;
-        self.matcher.index.chain(weak).next()?;
-        if self.matcher.credit < len as u64 {
-            return None;
-        }
-        let strong = self.strong(at, len);
-        let signature = &self.matcher.signature;
-        let same = |block: &u32| signature.strong.get(*block as usize) == Some(&strong);
-        // Of equal blocks, the one that goes on as before the difference makes the longer copies.
+        let signature = Arc::clone(&self.matcher.signature);
+        let len = signature.block_len as usize;
         let ahead = at - self.at;
         let along = self.hint.filter(|_| ahead.is_multiple_of(len));
-        let along = along
-            .and_then(|hint| hint.checked_add((ahead / len) as u32))
-            .filter(same);
-        if let Some(block) = along.or_else(|| self.matcher.index.chain(weak).find(same)) {
-            return Some(block);
+        let along = along.and_then(|hint| hint.checked_add((ahead / len) as u32));
+        let along = along.filter(|&block| {
+            signature.len_of(block) as usize == len && signature.weak.get(block as usize) == Some(&weak)
+        });
+        let index = Arc::clone(&self.matcher.index);
+        let others = index.chain(weak).filter(|&block| Some(block) != along);
+        for block in along.into_iter().chain(others) {
+            if self.matcher.credit < len as u64 {
+                break;
+            }
+            let (same, hashed) = self.is(block, at, len);
+            if same {
+                return Some(block);
+            }
+            if hashed {
+                self.matcher.credit -= len as u64;
+                self.tokens.stats.wasted += len as u64;
+            }
         }
-        self.matcher.credit -= len as u64;
-        self.tokens.stats.wasted += len as u64;
         None
     }
 }

@@ -13,8 +13,6 @@ use crate::piece::{self, PIECE};
 use crate::rolling::{self, Rolling};
 use crate::signature::{self, Signature, SignatureBuilder};
 
-const KEY: [u8; 16] = [0x5a; 16];
-
 /// Runs one part of the crate on `data`; `extra` holds its other arguments by name.
 ///
 /// - "filter": patterns, paths [(path, is a directory)] -> whether each is excluded
@@ -70,7 +68,7 @@ pub fn selftest<'py>(
         }
         "delta" => {
             let basis: Vec<u8> = argument(extra, "basis")?;
-            let signature = Signature::of(&basis, argument(extra, "block_len")?, KEY);
+            let signature = Signature::of(&basis, argument(extra, "block_len")?);
             let deltas = delta(signature, &data, argument(extra, "piece")?);
             let deltas = deltas.into_iter().map(|(tokens, stats)| {
                 (
@@ -97,8 +95,7 @@ pub fn selftest<'py>(
             }
         }
         "sign" => {
-            let whole = Signature::of(&data, argument(extra, "block_len")?, KEY);
-            let parts = parts(&whole, argument(extra, "blocks")?);
+            let parts = parts(&data, argument(extra, "block_len")?, argument(extra, "blocks")?);
             parts
                 .into_iter()
                 .map(|part| PyBytes::new(py, &part).unbind())
@@ -107,10 +104,11 @@ pub fn selftest<'py>(
         }
         "parts" => {
             let mut builder = SignatureBuilder::new();
-            let mut whole = None;
+            let mut whole = false;
             for part in argument::<Vec<Vec<u8>>>(extra, "payloads")? {
                 whole = builder.part_untrusted(&part).map_err(PyValueError::new_err)?;
             }
+            let whole = whole.then(|| builder.into_signature());
             let whole = whole.map(|whole| (whole.basis_size, whole.block_len, whole.weak.len()));
             Ok(whole.into_pyobject(py)?.into_any())
         }
@@ -159,27 +157,39 @@ fn hash(data: &[u8]) -> [u8; 32] {
 }
 
 fn delta(signature: Signature, new: &[u8], piece: usize) -> Vec<(Vec<u8>, crate::delta::Stats)> {
-    let ahead = signature.block_len as usize - 1;
+    let block_len = signature.block_len;
+    let ahead = block_len as usize - 1;
     let mut matcher = Matcher::new(signature);
     let piece = piece.max(1);
     let one = |n: usize| {
         let (begin, end) = (n * piece, new.len().min((n + 1) * piece));
         let mut tokens = Vec::new();
         let lookahead = &new[end..new.len().min(end + ahead)];
-        let stats = matcher.piece(&new[begin..end], begin as u64, lookahead, &mut tokens);
+        let own = if begin.is_multiple_of(block_len as usize) {
+            signature::values(&new[begin..end], begin as u64, block_len)
+        } else {
+            Vec::new()
+        };
+        let stats = matcher.piece(&new[begin..end], begin as u64, &own, lookahead, &mut tokens);
         (tokens, stats)
     };
     (0..new.len().div_ceil(piece)).map(one).collect()
 }
 
-fn parts(whole: &Signature, blocks: usize) -> Vec<Vec<u8>> {
+fn parts(basis: &[u8], block_len: u32, blocks: usize) -> Vec<Vec<u8>> {
     let blocks = blocks.max(1);
-    let count = whole.weak.len().div_ceil(blocks).max(1);
+    let whole = Signature {
+        basis_size: basis.len() as u64,
+        block_len,
+        ..Signature::default()
+    };
+    let (weak, values) = signature::sign(basis, 0, block_len);
+    let count = weak.len().div_ceil(blocks).max(1);
     let part = |n: usize| {
-        let (begin, end) = (n * blocks, whole.weak.len().min((n + 1) * blocks));
+        let (begin, end) = (n * blocks, weak.len().min((n + 1) * blocks));
         let mut out = Vec::new();
-        let (weak, strong) = (&whole.weak[begin..end], &whole.strong[begin..end]);
-        signature::encode_part((1, 2), whole, begin as u32, weak, strong, n + 1 == count, &mut out);
+        let (weak, values) = (&weak[begin..end], &values[begin..end]);
+        signature::encode_part((1, 2), &whole, begin as u32, weak, values, n + 1 == count, &mut out);
         out
     };
     (0..count).map(part).collect()

@@ -1,29 +1,45 @@
 //! Block signatures of a basis file, and the BASIS payloads that carry them (docs/protocol.md).
 
+use blake3::hazmat::{self, HasherExt, Mode};
+
+use crate::piece::PIECE;
 use crate::rolling;
 
-/// The shortest block in bytes.
-pub const BLOCK_MIN: u32 = 704;
+/// The shortest block in bytes: a BLAKE3 chunk.
+pub const BLOCK_MIN: u32 = 1 << 10;
+/// The longest block in bytes, where `BLOCKS_MAX` does not ask for longer ones.
+const BLOCK_USUAL: u32 = 128 << 10;
 /// The longest block in bytes.
-pub const BLOCK_MAX: u32 = 128 << 10;
-/// Blocks of a signature: 20 bytes each, so what a peer can make us hold ends at 320 MiB, a basis of 2 TiB.
-pub const BLOCKS_MAX: u64 = 1 << 24;
+pub const BLOCK_MAX: u32 = PIECE as u32;
+/// Blocks of a signature: 20 bytes each on the wire, and with their index about 70 in memory.
+pub const BLOCKS_MAX: u64 = 1 << 20;
+/// So much of a basis is signed, from its beginning: 1 TiB.
+pub const SIGNED_MAX: u64 = BLOCKS_MAX * BLOCK_MAX as u64;
 
-const BLOCK_UNIT: u32 = 64;
 const HEAD: usize = 9;
-const SIGNATURE_HEAD: usize = 52;
+const SIGNATURE_HEAD: usize = 36;
 const PIECES_HEAD: usize = 16;
 const KIND_SIGNATURE: u8 = 1;
 const KIND_PIECES: u8 = 2;
 const KIND_PIECES_FIRST: u8 = 3;
 
-/// A strong sum: the first half of a keyed BLAKE3 hash.
+/// The BLAKE3 chaining value of a block as a subtree of its file. Those of a piece's blocks merge to the piece's, so a
+/// file is hashed once for its blocks and its pieces.
+pub type Value = [u8; 32];
+
+/// Stands for the value of a block that is not looked for: no content has it.
+pub const NOTHING: Value = [0; 32];
+
+/// The strong sum of a block: the first half of its value. It proposes; what is made with it is proved by the whole
+/// value of its piece.
 pub type Strong = [u8; 16];
 
-/// The block length for a basis of `size` bytes: about its square root, so that signature and literals balance.
+/// The block length for a basis of `size` bytes: the power of two below its square root, so that signature and literals
+/// balance, and longer for files of which there would be too many blocks.
 pub fn block_len(size: u64) -> u32 {
-    let root = u32::try_from(size.isqrt()).unwrap_or(u32::MAX);
-    (root / BLOCK_UNIT * BLOCK_UNIT).clamp(BLOCK_MIN, BLOCK_MAX)
+    let root = 1 << size.isqrt().max(1).ilog2();
+    let fewest = size.div_ceil(BLOCKS_MAX).next_power_of_two().min(u64::from(BLOCK_MAX)) as u32;
+    root.clamp(BLOCK_MIN, BLOCK_USUAL).max(fewest)
 }
 
 /// How many blocks of `block_len` bytes cover `size` bytes.
@@ -31,49 +47,64 @@ pub fn block_count(size: u64, block_len: u32) -> u64 {
     size.div_ceil(u64::from(block_len.max(1)))
 }
 
-/// The BLAKE3 key that a signature's 16 bytes stand for.
-pub fn expand_key(key: &[u8; 16]) -> [u8; 32] {
-    let mut expanded = [0; 32];
-    expanded[..16].copy_from_slice(key);
-    expanded[16..].copy_from_slice(key);
-    expanded
+/// The value of the block at `offset` of its file; neither it nor what it is part of is the whole file.
+///
+/// A block length is a power of two from `BLOCK_MIN`, so that blocks are subtrees; shorter ones, which only tests use,
+/// are hashed as if they began a chunk.
+pub fn value(block: &[u8], offset: u64) -> Value {
+    value_of_two(block, &[], offset)
 }
 
-/// The strong sum of one block.
-pub fn strong(block: &[u8], key: &[u8; 32]) -> Strong {
-    first_half(blake3::keyed_hash(key, block))
+/// The value of a block that lies in two slices, one after the other.
+pub fn value_of_two(first: &[u8], second: &[u8], offset: u64) -> Value {
+    let mut hasher = blake3::Hasher::new();
+    hasher.set_input_offset(offset & !(u64::from(BLOCK_MIN) - 1));
+    hasher.update(first).update(second).finalize_non_root()
 }
 
-/// The strong sum of a block that lies in two slices, one after the other.
-pub fn strong_of_two(first: &[u8], second: &[u8], key: &[u8; 32]) -> Strong {
-    if second.is_empty() {
-        return strong(first, key);
-    }
-    first_half(blake3::Hasher::new_keyed(key).update(first).update(second).finalize())
-}
-
-fn first_half(hash: blake3::Hash) -> Strong {
+/// The strong sum that stands for `value`.
+pub fn strong(value: &Value) -> Strong {
     let mut half = [0; 16];
-    half.copy_from_slice(&hash.as_bytes()[..16]);
+    half.copy_from_slice(&value[..16]);
     half
 }
 
-/// Weak and strong sums of the consecutive blocks of `data`, which begins at a block; the last one may be short.
-pub fn sign(data: &[u8], block_len: u32, key: &[u8; 32]) -> (Vec<u32>, Vec<Strong>) {
-    data.chunks(block_len.max(1) as usize)
-        .map(|block| (rolling::weak(block), strong(block, key)))
-        .unzip()
+/// Weak sums and values of the consecutive blocks of `data`, which begins with the block at `offset` of its file; the
+/// last one may be short.
+pub fn sign(data: &[u8], offset: u64, block_len: u32) -> (Vec<u32>, Vec<Value>) {
+    let weak = data.chunks(block_len.max(1) as usize).map(rolling::weak).collect();
+    (weak, values(data, offset, block_len))
 }
 
-/// The whole signature of a basis.  `weak` and `strong` hold one sum for each of its blocks.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// The values alone.
+pub fn values(data: &[u8], offset: u64, block_len: u32) -> Vec<Value> {
+    data.chunks(block_len.max(1) as usize)
+        .zip((offset..).step_by(block_len.max(1) as usize))
+        .map(|(block, at)| value(block, at))
+        .collect()
+}
+
+/// The value of a subtree of `size` bytes, at most a piece, from those of its blocks.
+pub fn merged(values: &[Value], size: u64, block_len: u32) -> Value {
+    match values {
+        [] => [0; 32],
+        [one] => *one,
+        _ => {
+            let left = hazmat::left_subtree_len(size);
+            let (left_values, right_values) = values.split_at((left / u64::from(block_len)) as usize);
+            let right = merged(right_values, size - left, block_len);
+            hazmat::merge_subtrees_non_root(&merged(left_values, left, block_len), &right, Mode::Hash)
+        }
+    }
+}
+
+/// The signature of a basis, or what came of it so far.  `weak` and `strong` hold one sum for each of its blocks.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Signature {
     /// Bytes of the basis.
     pub basis_size: u64,
     /// Bytes of every block but the last.
     pub block_len: u32,
-    /// What the strong sums are keyed with, twice.
-    pub key: [u8; 16],
     /// Weak sums by block.
     pub weak: Vec<u32>,
     /// Strong sums by block.
@@ -82,14 +113,13 @@ pub struct Signature {
 
 impl Signature {
     /// Signs a basis that is in memory.
-    pub fn of(basis: &[u8], block_len: u32, key: [u8; 16]) -> Signature {
-        let (weak, strong) = sign(basis, block_len, &expand_key(&key));
+    pub fn of(basis: &[u8], block_len: u32) -> Signature {
+        let (weak, values) = sign(basis, 0, block_len);
         Signature {
             basis_size: basis.len() as u64,
             block_len: block_len.max(1),
-            key,
             weak,
-            strong,
+            strong: values.iter().map(strong).collect(),
         }
     }
 
@@ -97,6 +127,19 @@ impl Signature {
     pub fn len_of(&self, index: u32) -> u32 {
         let begin = u64::from(index) * u64::from(self.block_len);
         self.basis_size.saturating_sub(begin).min(u64::from(self.block_len)) as u32
+    }
+
+    /// Whether the blocks from `offset` on, as far as they are known, begin with those of these values, which cover `len`
+    /// bytes.
+    pub fn has(&self, offset: u64, len: u64, values: &[Value]) -> bool {
+        let first = offset / u64::from(self.block_len.max(1));
+        let known = usize::try_from(first).ok().and_then(|first| self.strong.get(first..));
+        // A last block that is short is equal only to one that is as short.
+        let fits = offset + len <= self.basis_size
+            && (len.is_multiple_of(u64::from(self.block_len.max(1))) || offset + len == self.basis_size);
+        fits && known.is_some_and(|known| {
+            known.len() >= values.len() && known.iter().zip(values).all(|(known, value)| *known == strong(value))
+        })
     }
 }
 
@@ -132,11 +175,11 @@ pub fn encode_part(
     whole: &Signature,
     first: u32,
     weak: &[u32],
-    strong: &[Strong],
+    values: &[Value],
     last: bool,
     out: &mut Vec<u8>,
 ) {
-    debug_assert_eq!(weak.len(), strong.len());
+    debug_assert_eq!(weak.len(), values.len());
     out.reserve(SIGNATURE_HEAD + 20 * weak.len());
     encode_head(chunk, index, KIND_SIGNATURE, out);
     out.extend_from_slice(&whole.basis_size.to_le_bytes());
@@ -144,9 +187,8 @@ pub fn encode_part(
     out.extend_from_slice(&first.to_le_bytes());
     out.extend_from_slice(&(weak.len() as u32).to_le_bytes());
     out.extend_from_slice(&[u8::from(last), 0, 0, 0]);
-    out.extend_from_slice(&whole.key);
     weak.iter().for_each(|sum| out.extend_from_slice(&sum.to_le_bytes()));
-    strong.iter().for_each(|sum| out.extend_from_slice(sum));
+    values.iter().for_each(|value| out.extend_from_slice(&strong(value)));
 }
 
 /// Appends a BASIS payload: the pieces that the receiver's partial of file (chunk, index) holds, with their hashes.
@@ -193,7 +235,8 @@ pub fn pieces_untrusted(payload: &[u8], pieces: u64) -> Result<Vec<(u32, [u8; 32
 /// Puts the parts of one signature together, in order.
 #[derive(Debug, Default)]
 pub struct SignatureBuilder {
-    so_far: Option<Signature>,
+    so_far: Signature,
+    begun: bool,
     finished: bool,
 }
 
@@ -203,8 +246,8 @@ impl SignatureBuilder {
         SignatureBuilder::default()
     }
 
-    /// Takes the next BASIS payload of its file; the signature when it was the last one.  Useless after an error.
-    pub fn part_untrusted(&mut self, payload: &[u8]) -> Result<Option<Signature>, &'static str> {
+    /// Takes the next BASIS payload of its file; whether it was the last one.  Useless after an error.
+    pub fn part_untrusted(&mut self, payload: &[u8]) -> Result<bool, &'static str> {
         if peek_untrusted(payload)?.2 != Kind::Signature {
             return Err("basis: not a signature");
         }
@@ -212,14 +255,11 @@ impl SignatureBuilder {
             return Err("basis: more after the last part");
         }
         let part = Part::untrusted(payload)?;
-        let whole = self.so_far.get_or_insert_with(|| Signature {
-            basis_size: part.basis_size,
-            block_len: part.block_len,
-            key: part.key,
-            weak: Vec::new(),
-            strong: Vec::new(),
-        });
-        if (whole.basis_size, whole.block_len, whole.key) != (part.basis_size, part.block_len, part.key) {
+        let whole = &mut self.so_far;
+        if !std::mem::replace(&mut self.begun, true) {
+            (whole.basis_size, whole.block_len) = (part.basis_size, part.block_len);
+        }
+        if (whole.basis_size, whole.block_len) != (part.basis_size, part.block_len) {
             return Err("basis: parts differ");
         }
         if part.first as usize != whole.weak.len() {
@@ -233,7 +273,17 @@ impl SignatureBuilder {
         whole.weak.extend(part.weak.iter().map(|sum| u32::from_le_bytes(*sum)));
         whole.strong.extend_from_slice(part.strong);
         self.finished = part.last;
-        Ok(if part.last { self.so_far.take() } else { None })
+        Ok(part.last)
+    }
+
+    /// What came so far.
+    pub fn so_far(&self) -> &Signature {
+        &self.so_far
+    }
+
+    /// Takes it out.
+    pub fn into_signature(self) -> Signature {
+        self.so_far
     }
 }
 
@@ -242,7 +292,6 @@ struct Part<'a> {
     block_len: u32,
     first: u32,
     last: bool,
-    key: [u8; 16],
     weak: &'a [[u8; 4]],
     strong: &'a [Strong],
 }
@@ -254,7 +303,7 @@ impl Part<'_> {
         reserved_untrusted(payload, 33)?;
         let word = |at: usize| u32_at(head, at).ok_or("basis: truncated");
         let (basis_size, block_len) = (u64::from(word(12)?) | u64::from(word(16)?) << 32, word(20)?);
-        if !(BLOCK_MIN..=BLOCK_MAX).contains(&block_len) || block_len % BLOCK_UNIT != 0 {
+        if !(BLOCK_MIN..=BLOCK_MAX).contains(&block_len) || !block_len.is_power_of_two() {
             return Err("basis: block length");
         }
         if block_count(basis_size, block_len) > BLOCKS_MAX {
@@ -274,14 +323,11 @@ impl Part<'_> {
             return Err("basis: a part without blocks");
         }
         let (weak, strong) = sums.split_at(blocks * 4);
-        let mut key = [0; 16];
-        key.copy_from_slice(&head[36..]);
         Ok(Part {
             basis_size,
             block_len,
             first: word(24)?,
             last,
-            key,
             weak: weak.as_chunks().0,
             strong: strong.as_chunks().0,
         })
@@ -303,19 +349,21 @@ fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::piece;
 
     fn parts(whole: &Signature, blocks: usize) -> Vec<Vec<u8>> {
         let count = whole.weak.len().div_ceil(blocks).max(1);
         let part = |n: usize| {
             let range = n * blocks..whole.weak.len().min((n + 1) * blocks);
             let mut out = Vec::new();
-            let (weak, strong) = (&whole.weak[range.clone()], &whole.strong[range.clone()]);
+            let values: Vec<Value> = range.clone().map(|block| padded(whole.strong[block])).collect();
+            let weak = &whole.weak[range.clone()];
             encode_part(
                 (7, 9),
                 whole,
                 range.start as u32,
                 weak,
-                strong,
+                &values,
                 n + 1 == count,
                 &mut out,
             );
@@ -324,31 +372,41 @@ mod tests {
         (0..count).map(part).collect()
     }
 
+    fn padded(strong: Strong) -> Value {
+        std::array::from_fn(|at| strong.get(at).copied().unwrap_or(0))
+    }
+
     fn build(parts: &[Vec<u8>]) -> Result<Option<Signature>, &'static str> {
         let mut builder = SignatureBuilder::new();
-        parts.iter().try_fold(None, |_, part| builder.part_untrusted(part))
+        let last = parts.iter().try_fold(false, |_, part| builder.part_untrusted(part))?;
+        Ok(last.then(|| builder.into_signature()))
     }
 
     #[test]
-    fn block_lengths_are_bounded_multiples_near_the_root() {
+    fn block_lengths_are_powers_of_two_near_the_root_and_bound_the_blocks() {
         for (size, expected) in [
-            (0, 704),
-            (704 * 704, 704),
+            (0, 1024),
             (1 << 20, 1024),
             (64 << 20, 8192),
-            (1 << 30, 32768),
+            (1_000_000_000, 16_384),
+            (1 << 30, 32_768),
+            (1 << 34, 131_072),
+            (1 << 37, 131_072),
+            ((1 << 37) + 1, 262_144),
+            (SIGNED_MAX, BLOCK_MAX),
+            (u64::MAX, BLOCK_MAX),
         ] {
-            assert_eq!(block_len(size), expected);
+            assert_eq!(block_len(size), expected, "{size}");
+            let signed = size.min(SIGNED_MAX);
+            assert!(block_count(signed, block_len(signed)) <= BLOCKS_MAX);
         }
-        assert_eq!((block_len(u64::MAX), block_len(1 << 34)), (131_072, 131_072));
-        assert_eq!(block_len(1_000_000_000), 31_616);
     }
 
     #[test]
     fn parts_make_the_signature_again() {
-        for size in [0, 1, 703, 704, 705, 704 * 9, 704 * 9 + 1] {
+        for size in [0, 1, 1023, 1024, 1025, 1024 * 9, 1024 * 9 + 1] {
             let basis: Vec<u8> = (0..size).map(|n| (n % 251) as u8).collect();
-            let whole = Signature::of(&basis, 704, [3; 16]);
+            let whole = Signature::of(&basis, 1024);
             for blocks in [1, 2, 3, 100] {
                 let parts = parts(&whole, blocks);
                 assert_eq!(peek_untrusted(&parts[0]), Ok((7, 9, Kind::Signature)));
@@ -359,17 +417,45 @@ mod tests {
 
     #[test]
     fn signing_in_slices_is_signing_at_once() {
-        let basis: Vec<u8> = (0..10_000).map(|n| (n % 253) as u8).collect();
-        let (mut weak, mut strong) = sign(&basis[..704 * 4], 704, &[1; 32]);
-        let (more_weak, more_strong) = sign(&basis[704 * 4..], 704, &[1; 32]);
+        let basis: Vec<u8> = (0..20_000).map(|n| (n % 253) as u8).collect();
+        let (mut weak, mut values) = sign(&basis[..2048 * 4], 0, 2048);
+        let (more_weak, more_values) = sign(&basis[2048 * 4..], 2048 * 4, 2048);
         weak.extend(more_weak);
-        strong.extend(more_strong);
-        assert_eq!((weak, strong), sign(&basis, 704, &[1; 32]));
+        values.extend(more_values);
+        assert_eq!((weak, values), sign(&basis, 0, 2048));
+    }
+
+    #[test]
+    fn blocks_merge_to_their_piece() {
+        let data: Vec<u8> = (0..2 * PIECE).map(|n| (n * 31 + (n >> 11)) as u8).collect();
+        for len in [1, 1024, 1025, 5000, PIECE - 1, PIECE] {
+            let last = &data[PIECE..][..len];
+            for block_len in [1024, 4096, PIECE as u32] {
+                let values = values(last, PIECE as u64, block_len);
+                let piece = piece::chaining_value(last, 1, (PIECE + len) as u64);
+                assert_eq!(merged(&values, len as u64, block_len), piece);
+            }
+        }
+    }
+
+    #[test]
+    fn blocks_in_their_place_are_known_and_others_are_not() {
+        let basis: Vec<u8> = (0..10_000u32).map(|n| (n >> 5) as u8).collect();
+        let mut signature = Signature::of(&basis, 1024);
+        let has = |signature: &Signature, from: usize, to: usize| {
+            let values = values(&basis[from..to], from as u64, 1024);
+            signature.has(from as u64, (to - from) as u64, &values)
+        };
+        assert!(has(&signature, 0, 10_000) && has(&signature, 2048, 4096) && has(&signature, 9216, 10_000));
+        assert!(!has(&signature, 9216, 9999));
+        assert!(!signature.has(2048, 1024, &values(&basis[..1024], 2048, 1024)));
+        signature.strong.truncate(3);
+        assert!(has(&signature, 0, 3072) && !has(&signature, 0, 4096));
     }
 
     #[test]
     fn broken_parts_are_refused() {
-        let whole = Signature::of(&[5; 704 * 4 + 3], 704, [3; 16]);
+        let whole = Signature::of(&[5; 1024 * 4 + 3], 1024);
         let good = parts(&whole, 2);
         let broken = |part: usize, at: usize, bytes: &[u8]| {
             let mut parts = good.clone();
@@ -380,7 +466,7 @@ mod tests {
         assert_eq!(broken(0, 9, &[1]), Some("basis: reserved bytes"));
         assert_eq!(broken(1, 12, &[9]), Some("basis: parts differ"));
         assert_eq!(broken(0, 12, &[0xff; 8]), Some("basis: too many blocks"));
-        for bad in [0u32, 703, 705, 640, 131_136, u32::MAX] {
+        for bad in [0u32, 512, 1025, 3072, 1 << 21, u32::MAX] {
             assert_eq!(broken(0, 20, &bad.to_le_bytes()), Some("basis: block length"));
         }
         assert_eq!(broken(1, 24, &[1]), Some("basis: parts out of order"));

@@ -119,14 +119,15 @@ def test_pieces_merge_to_the_whole_files_hash(size: int) -> None:
 @given(st.integers(0, (1 << 64) - 1))
 def test_block_lengths_follow_the_square_root(size: int) -> None:
     block_len = _core._selftest("block-len", b"", {"size": size})
-    assert block_len % 64 == 0
-    assert 704 <= block_len <= 131_072
-    if block_len not in {704, 131_072}:
-        assert block_len**2 <= size < (block_len + 64) ** 2
+    assert block_len & (block_len - 1) == 0
+    assert 1024 <= block_len <= PIECE
+    if 1024 < block_len < 131_072:
+        assert block_len**2 <= size < (2 * block_len) ** 2
+    assert min(size, 1 << 40) <= block_len << 20
 
 
 def parts(basis: bytes, blocks: int) -> list[bytes]:
-    result: list[bytes] = _core._selftest("sign", basis, {"block_len": 704, "blocks": blocks})
+    result: list[bytes] = _core._selftest("sign", basis, {"block_len": 1024, "blocks": blocks})
     return result
 
 
@@ -138,7 +139,7 @@ def build(payloads: list[bytes]) -> tuple[int, int, int] | None:
 @given(st.integers(0, 20_000), st.integers(1, 40))
 def test_signatures_travel_in_parts(size: int, blocks: int) -> None:
     payloads = parts(bytes(size), blocks)
-    assert build(payloads) == (size, 704, -(-size // 704))
+    assert build(payloads) == (size, 1024, -(-size // 1024))
     if len(payloads) > 1:
         assert build(payloads[:-1]) is None
         with pytest.raises(ValueError, match="out of order"):

@@ -4,7 +4,7 @@ use std::hash::BuildHasher;
 
 use crate::rolling::Rolling;
 use crate::scan::Sieve;
-use crate::signature::Signature;
+use crate::signature::{self, Signature};
 
 use super::CHAIN_MAX;
 
@@ -37,21 +37,15 @@ impl Index {
             starts_shift: u32::BITS - bits,
             entries: Vec::with_capacity(blocks as usize),
         };
-        let mut keys: Vec<(u32, u32)> = signature.weak.iter().copied().zip(0..blocks).collect();
+        let nothing = signature::strong(&signature::NOTHING);
+        let keys = signature.weak.iter().copied().zip(0..blocks);
+        let mut keys: Vec<(u32, u32)> = keys
+            .filter(|&(_, block)| signature.strong.get(block as usize) != Some(&nothing))
+            .collect();
         keys.sort_unstable_by_key(|&(weak, block)| (index.sieve.hash(weak), block));
         for chain in keys.chunk_by(|a, b| a.0 == b.0) {
             index.sieve.add(chain[0].0);
-            let first = index.entries.len();
-            for &(weak, block) in chain {
-                let strong = |block: u32| signature.strong.get(block as usize);
-                let kept = &index.entries[first..];
-                if kept.len() == CHAIN_MAX {
-                    break;
-                }
-                if !kept.iter().any(|&(_, earlier)| strong(earlier) == strong(block)) {
-                    index.entries.push((weak, block));
-                }
-            }
+            index.entries.extend(&chain[..chain.len().min(CHAIN_MAX)]);
             let bucket = (index.sieve.hash(chain[0].0) >> index.starts_shift) as usize;
             index.starts[bucket + 1] = index.entries.len() as u32;
         }

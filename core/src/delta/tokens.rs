@@ -9,6 +9,8 @@ use crate::holes::HOLE_MIN;
 pub(super) const LITERAL: u8 = 0;
 pub(super) const COPY: u8 = 1;
 pub(super) const HOLE: u8 = 2;
+/// Bytes of a copy.
+pub const COPY_LEN: usize = 13;
 /// Well below what a length field holds.
 const TOKEN_MAX: usize = 1 << 30;
 
@@ -63,9 +65,7 @@ impl Tokens<'_> {
 
     pub(super) fn flush(&mut self) {
         if let Some((basis, len)) = self.copy.take() {
-            self.out.push(COPY);
-            self.out.extend_from_slice(&(len as u32).to_le_bytes());
-            self.out.extend_from_slice(&basis.to_le_bytes());
+            copy(basis, len as u32, self.out);
         }
     }
 
@@ -74,6 +74,13 @@ impl Tokens<'_> {
         self.flush();
         self.stats
     }
+}
+
+/// Appends the token for `len` bytes of the basis.
+pub fn copy(basis: u64, len: u32, out: &mut Vec<u8>) {
+    out.push(COPY);
+    out.extend_from_slice(&len.to_le_bytes());
+    out.extend_from_slice(&basis.to_le_bytes());
 }
 
 /// Why tokens were not applied.

@@ -24,7 +24,11 @@ pub fn run(shared: &Shared) {
             Job::Basis(chunk, index, partial) => {
                 profile.time(Stage::Sign, || basis::answer(shared, chunk, index, partial));
             }
-            Job::Sign(signing) => profile.time(Stage::Sign, || signing.work(shared)),
+            Job::Sign(signing) => {
+                if profile.time(Stage::Sign, || signing.work(shared)) {
+                    shared.queue.sign(&signing, 1);
+                }
+            }
             Job::Finish => {
                 // A profile that goes out with DONE tells of this, too.
                 if profile.time(Stage::Finish, || finish::run(shared)) {

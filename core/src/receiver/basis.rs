@@ -8,17 +8,18 @@ use std::sync::{Arc, Mutex};
 use super::Shared;
 use super::apply::target;
 use super::large::{Basis, Large, Partial};
+use super::pieces::store;
 use super::state::Pending;
 use crate::beneath::{self, lock};
 use crate::buffer;
 use crate::holes;
 use crate::piece::{self, PIECE};
 use crate::profile::Stage;
-use crate::rw::read_at;
-use crate::signature::{self, Signature};
+use crate::rw::{read_at, write_at};
+use crate::signature::{self, Signature, Value};
 
-/// Bytes of a basis that are read, signed and sent at a time: with the shortest blocks a payload of 120 KB.
-const STRETCH: u64 = 4 << 20;
+/// Bytes of a basis that are read, signed and sent at a time: with the shortest blocks a payload of 80 KB.
+const STRETCH: u64 = 4 * PIECE as u64;
 
 /// Rows of a BASIS that names pieces of a partial: below 1.2 MB.
 const ROWS: usize = 32 << 10;
@@ -44,21 +45,18 @@ pub fn answer(shared: &Shared, chunk: u32, index: u32, partial: Option<Vec<u8>>)
     if shared.stopped() {
         return;
     }
-    let basis = open(shared, &pending, index)
-        .ok()
-        .filter(|basis| basis.size > 0 && worth_signing(basis))
-        .zip(random_key());
+    let basis = open(shared, &pending, index).ok();
+    let basis = basis.filter(|basis| basis.size > 0 && worth_signing(basis));
     let held = partial.as_ref().map(|partial| partial.held.clone());
-    if let Some((basis, key)) = basis {
-        // The sender begins when the signature's last part is there.
+    if let Some(basis) = basis {
         say_pieces(shared, (chunk, index), held.as_deref(), true);
-        return sign(shared, &pending, index, partial, basis, key);
+        return sign(shared, &pending, index, partial, basis);
     }
     shared.queue.signed(0);
     keep(shared, (chunk, index), &Arc::new(Large::with(partial, None, 0)));
     match held {
         Some(_) => say_pieces(shared, (chunk, index), held.as_deref(), false),
-        None => send_part(shared, (chunk, index), &unsigned(0, [0; 16]), 0, (&[], &[]), true),
+        None => send_part(shared, (chunk, index), &unsigned(0), 0, (&[], &[]), true),
     }
 }
 
@@ -83,7 +81,9 @@ fn open(shared: &Shared, pending: &Pending, index: u32) -> io::Result<Basis> {
     let (dir, name, _) = target(shared, pending, index);
     let dir = shared.handles()?.dir(dir)?;
     let (file, meta) = beneath::open_read_at(&*dir, name)?;
-    Ok(Basis { file, size: meta.size })
+    // What is not signed is not copied from.
+    let size = meta.size.min(signature::SIGNED_MAX);
+    Ok(Basis { file, size })
 }
 
 /// Whether a basis holds so much that its signature is small beside it: that of a file of hardly more than holes is not.
@@ -96,122 +96,130 @@ fn worth_signing(basis: &Basis) -> bool {
     signature <= holds / 8 + 1024
 }
 
-/// A signature in the making: several workers take stretches of the basis, which go out in order.
+/// A signature in the making: workers take stretches of the basis, which go out in order, and between them apply what
+/// has come in answer.
 pub struct Signing {
     pending: Arc<Pending>,
     index: u32,
     large: Arc<Large>,
     whole: Signature,
-    key: [u8; 32],
-    size: u64,
     sparse: bool,
-    stretch: u64,
     next: AtomicU64,
     out: Mutex<Ready>,
 }
 
+/// Weak sums and values of one stretch.
+type Sums = (Vec<u32>, Vec<Value>);
+
 /// Stretches that are signed, and which is to go out next.
 #[derive(Default)]
 struct Ready {
-    parts: BTreeMap<u64, (Vec<u32>, Vec<signature::Strong>)>,
+    parts: BTreeMap<u64, Sums>,
     next: u64,
 }
 
-fn sign(shared: &Shared, pending: &Arc<Pending>, index: u32, partial: Option<Partial>, basis: Basis, key: [u8; 16]) {
-    let size = basis.size;
-    let whole = unsigned(size, key);
-    let signed = 20 * signature::block_count(size, whole.block_len);
-    let sparse = holes::may_have(&basis.file, size);
+fn sign(shared: &Shared, pending: &Arc<Pending>, index: u32, partial: Option<Partial>, basis: Basis) {
+    let whole = unsigned(basis.size);
+    let signed = 20 * signature::block_count(basis.size, whole.block_len);
+    let sparse = holes::may_have(&basis.file, basis.size);
     shared.queue.signed(signed);
     let large = Arc::new(Large::with(partial, Some(basis), signed));
     keep(shared, (pending.n, index), &large);
-    let block = u64::from(whole.block_len);
     let signing = Arc::new(Signing {
         pending: Arc::clone(pending),
         index,
         large,
-        key: signature::expand_key(&key),
-        stretch: (STRETCH / block).max(1) * block,
         whole,
-        size,
         sparse,
         next: AtomicU64::new(0),
         out: Mutex::default(),
     });
-    if size > 2 * STRETCH {
-        shared.queue.help_sign(&signing);
-    }
-    signing.work(shared);
-}
-
-/// A key for one signature's strong sums: nobody can make files whose blocks collide under it. None when the system
-/// has no random numbers; the file then comes whole.
-fn random_key() -> Option<[u8; 16]> {
-    let mut key = [0; 16];
-    let filled = rustix::rand::getrandom(&mut key, rustix::rand::GetRandomFlags::empty());
-    (filled == Ok(key.len())).then_some(key)
+    // Until the last part is out, the session goes on, whatever becomes of the file.
+    shared.queue.hold();
+    shared.queue.sign(&signing, signing.stretches());
 }
 
 impl Signing {
-    /// Signs stretches until none is left. Any number of workers may.
-    pub fn work(&self, shared: &Shared) {
-        let Some(basis) = &self.large.basis else { return };
-        let count = self.size.div_ceil(self.stretch);
-        let mut buf = buffer::take(self.stretch.min(self.size) as usize);
-        loop {
-            let number = self.next.fetch_add(1, Ordering::Relaxed);
-            if number >= count || shared.stopped() {
-                break;
+    fn stretches(&self) -> u64 {
+        self.whole.basis_size.div_ceil(STRETCH)
+    }
+
+    /// Signs one stretch; whether there may be another. Any number of workers may.
+    pub fn work(&self, shared: &Shared) -> bool {
+        let count = self.stretches();
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        if number >= count || shared.stopped() {
+            return false;
+        }
+        let sums = self.stretch(shared, number * STRETCH);
+        let mut out = lock(&self.out);
+        out.parts.insert(number, sums);
+        while let Some((weak, values)) = {
+            let next = out.next;
+            out.parts.remove(&next)
+        } {
+            let first = out.next * (STRETCH / u64::from(self.whole.block_len));
+            out.next += 1;
+            let file = (self.pending.n, self.index);
+            let last = out.next == count;
+            send_part(shared, file, &self.whole, first as u32, (&weak, &values), last);
+            if last {
+                shared.queue.resolved(1);
             }
-            let at = number * self.stretch;
-            buf.resize((self.size - at).min(self.stretch) as usize, 0);
-            let sums = self.sums(shared, basis, at, &mut buf);
-            let mut out = lock(&self.out);
-            out.parts.insert(number, sums);
-            while let Some((weak, strong)) = {
-                let next = out.next;
-                out.parts.remove(&next)
-            } {
-                let first = out.next * (self.stretch / u64::from(self.whole.block_len));
-                out.next += 1;
-                let file = (self.pending.n, self.index);
-                send_part(
-                    shared,
-                    file,
-                    &self.whole,
-                    first as u32,
-                    (&weak, &strong),
-                    out.next == count,
-                );
-            }
+        }
+        number + 1 < count
+    }
+
+    /// The sums of a stretch, which is read a piece at a time, so that the piece stays in the processor's cache while it
+    /// is signed and copied.
+    fn stretch(&self, shared: &Shared, from: u64) -> Sums {
+        let end = self.whole.basis_size.min(from + STRETCH);
+        let mut sums = Sums::default();
+        let mut buf = buffer::take(PIECE);
+        for at in (from..end).step_by(PIECE) {
+            buf.resize((end - at).min(PIECE as u64) as usize, 0);
+            let (weak, values) = self.piece(shared, at, &mut buf);
+            sums.0.extend(weak);
+            sums.1.extend(values);
         }
         buffer::give(buf);
+        sums
     }
-}
 
-impl Signing {
-    /// The sums of the stretch at `at`, which is as long as `buf`.
-    fn sums(&self, shared: &Shared, basis: &Basis, at: u64, buf: &mut [u8]) -> (Vec<u32>, Vec<signature::Strong>) {
-        let (len, block) = (buf.len() as u64, self.whole.block_len as usize);
-        if self.sparse && holes::next_data(&basis.file, at..at + len) == at + len {
-            // Full blocks of a hole are all alike.
-            let last = buf.len() / block * block;
-            buf[..block.min(len as usize)].fill(0);
-            buf[last..].fill(0);
-            let (mut weak, mut strong) = signature::sign(&buf[..block.min(last)], self.whole.block_len, &self.key);
-            weak = weak.repeat(last / block);
-            strong = strong.repeat(last / block);
-            let (short_weak, short_strong) = signature::sign(&buf[last..], self.whole.block_len, &self.key);
-            weak.extend(short_weak);
-            strong.extend(short_strong);
-            return (weak, strong);
+    /// The sums of the piece at `at`, which is as long as `buf`.
+    fn piece(&self, shared: &Shared, at: u64, buf: &mut [u8]) -> Sums {
+        let len = buf.len() as u64;
+        let block_len = self.whole.block_len;
+        let read = |Basis { file, .. }: &Basis| {
+            if !self.sparse {
+                return read_at(file, at, buf).ok().map(|()| false);
+            }
+            if holes::next_data(file, at..at + len) == at + len {
+                return None;
+            }
+            let gaps = holes::read_around(file, at, buf).ok()?;
+            Some(!gaps.is_empty())
+        };
+        let basis = self.large.basis.as_ref();
+        let Some(gaps) = shared.profile.time(Stage::Read, || basis.and_then(read)) else {
+            // A hole, or a basis that shrinks meanwhile. Blocks of nothing are not looked for.
+            let blocks = signature::block_count(len, block_len) as usize;
+            return (vec![0; blocks], vec![signature::NOTHING; blocks]);
+        };
+        let (weak, values) = signature::sign(buf, at, block_len);
+        let (.., entry) = target(shared, &self.pending, self.index);
+        // A piece of the basis may well be the new file's: it is put there while it is at hand.
+        let fits = at + len == entry.size.min(at + PIECE as u64);
+        if fits && !gaps && !shared.full.load(Ordering::Acquire) {
+            let number = (at / PIECE as u64) as u32;
+            let value = signature::merged(&values, len, block_len);
+            self.large.anticipate(number, value, || {
+                store(shared, &self.pending, &self.large, self.index, |file| {
+                    write_at(file, buf, at)
+                })
+            });
         }
-        let read = shared.profile.time(Stage::Read, || read_at(&basis.file, at, buf));
-        if read.is_err() {
-            // A basis that shrinks meanwhile: sums of zeros match nothing that is there, or fail their hash.
-            buf.fill(0);
-        }
-        signature::sign(buf, self.whole.block_len, &self.key)
+        (weak, values)
     }
 }
 
@@ -223,13 +231,11 @@ fn keep(shared: &Shared, file: (u32, u32), large: &Arc<Large>) {
 }
 
 /// What all parts of a signature have in common.
-fn unsigned(size: u64, key: [u8; 16]) -> Signature {
+fn unsigned(size: u64) -> Signature {
     Signature {
         basis_size: size,
         block_len: signature::block_len(size),
-        key,
-        weak: Vec::new(),
-        strong: Vec::new(),
+        ..Signature::default()
     }
 }
 
@@ -238,11 +244,11 @@ fn send_part(
     file: (u32, u32),
     whole: &Signature,
     first: u32,
-    (weak, strong): (&[u32], &[signature::Strong]),
+    (weak, values): (&[u32], &[Value]),
     last: bool,
 ) {
     let mut payload = Vec::new();
-    signature::encode_part(file, whole, first, weak, strong, last, &mut payload);
+    signature::encode_part(file, whole, first, weak, values, last, &mut payload);
     shared.out.event(("basis", 0, Some(payload)));
 }
 

@@ -1,5 +1,6 @@
 //! A wanted file that arrives in pieces, or is made from a basis.
 
+use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
@@ -32,14 +33,42 @@ pub struct Partial {
 #[derive(Default)]
 pub struct Large {
     pub basis: Option<Basis>,
-    /// The pieces that a partial holds, ascending, and their hashes as read from disk; None: it was made new.
-    pub held: Option<Vec<(u32, [u8; 32])>>,
     /// Bytes of the signature that the sender holds; None without a BASIS.
     pub signed: Option<u64>,
     /// Held while a piece is written: the kernel lets one writer at a file, and has the others spin.
-    pub writing: Mutex<()>,
+    written: Mutex<Written>,
     inner: Mutex<Inner>,
 }
+
+/// What of the temporary file was written.
+#[derive(Default)]
+struct Written {
+    /// Pieces that are there before they came, by number, and their hashes: a partial's, as read from disk, or the
+    /// basis's.
+    held: HashMap<u32, [u8; 32]>,
+    /// Pieces that came, or are being written.
+    came: Subtrees,
+    /// Pieces of the basis that were put there before it was known whether they stay; and how many did.
+    anticipated: u32,
+    confirmed: u32,
+    /// Nothing is put there that did not come.
+    only_data: bool,
+    /// Something may be where a hole comes.
+    dirty: bool,
+}
+
+impl Written {
+    fn came(&mut self, record: &Record, count: u32) {
+        self.held.remove(&record.piece);
+        // Which pieces, not what is in them.
+        let _ = self
+            .came
+            .add_holes(record.piece, count, piece::count(record.size) as u32);
+    }
+}
+
+/// So many pieces of the basis are put in place untold; after that, so many as there are that stay.
+const ANTICIPATED_MIN: u32 = 32;
 
 /// A temporary file and its name.
 type Temp = (Arc<OwnedFd>, Vec<u8>);
@@ -70,18 +99,59 @@ pub enum Progress {
 impl Large {
     /// With what is here of it: a basis, a signature of `signed` bytes of which goes to the sender, and a partial.
     pub fn with(partial: Option<Partial>, basis: Option<Basis>, signed: u64) -> Self {
-        let (file, held) = partial.map(|p| ((Arc::new(p.file), p.temp), p.held)).unzip();
+        let mut written = Written::default();
+        let file = partial.map(|partial| {
+            (written.only_data, written.dirty) = (true, true);
+            written.held = partial.held.into_iter().collect();
+            (Arc::new(partial.file), partial.temp)
+        });
         let inner = Inner {
             file,
             ..Inner::default()
         };
         Self {
             basis,
-            held,
             signed: Some(signed),
+            written: Mutex::new(written),
             inner: Mutex::new(inner),
-            ..Self::default()
         }
+    }
+
+    /// Puts a piece of the basis, whose hash is `value`, where it may well belong; not when another came, or most of the
+    /// pieces before it do not stay. `write` says whether it could be kept.
+    pub fn anticipate(&self, number: u32, value: [u8; 32], write: impl FnOnce() -> io::Result<bool>) {
+        let mut written = lock(&self.written);
+        let most = ANTICIPATED_MIN.saturating_add(written.confirmed.saturating_mul(2));
+        if written.only_data || written.anticipated >= most || written.came.holds_any(number, 1) {
+            return;
+        }
+        written.dirty = true;
+        match write() {
+            Ok(true) => {
+                written.anticipated += 1;
+                written.held.insert(number, value);
+            }
+            // What is wrong is told when the piece itself cannot be kept.
+            _ => written.only_data = true,
+        }
+    }
+
+    /// Whether the piece that came is there already.
+    pub fn holds(&self, record: &Record) -> bool {
+        let mut written = lock(&self.written);
+        let holds = written.held.get(&record.piece) == Some(&record.hash);
+        if holds {
+            written.came(record, 1);
+            written.confirmed += 1;
+        }
+        holds
+    }
+
+    /// Has `write` put `count` pieces that came in place; it is told whether something may be there already.
+    pub fn write<T>(&self, record: &Record, count: u32, write: impl FnOnce(bool) -> T) -> T {
+        let mut written = lock(&self.written);
+        written.came(record, count);
+        write(written.dirty)
     }
 
     /// The file to write to, made when there is none yet; None when the file is broken already.
@@ -97,13 +167,6 @@ impl Large {
         let file = Arc::new(beneath::create_at(dir, &temp)?);
         inner.file = Some((Arc::clone(&file), temp));
         Ok(Some(file))
-    }
-
-    /// The hash of piece `number` of the partial.
-    pub fn held(&self, number: u32) -> Option<&[u8; 32]> {
-        let held = self.held.as_ref()?;
-        let at = held.binary_search_by_key(&number, |&(n, _)| n).ok()?;
-        Some(&held[at].1)
     }
 
     /// Checks that `count` pieces from a PIECE on fit what came before. How many bytes they have.

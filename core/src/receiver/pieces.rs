@@ -1,6 +1,7 @@
 //! A file that comes in pieces.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -12,6 +13,7 @@ use super::whole::from_delta;
 use super::{Shared, commit, problem};
 use crate::beneath::{self, lock};
 use crate::buffer;
+use crate::delta;
 use crate::holes;
 use crate::list::u32_at;
 use crate::piece::{self, PIECE};
@@ -38,7 +40,7 @@ pub fn piecewise(
                 _ => 1,
             };
             let len = large.check_untrusted(record, count)?;
-            let kept = place != Place::Nowhere && piece(shared, pending, &large, record, content, len)?;
+            let kept = place != Place::Nowhere && piece(shared, pending, &large, record, content, (count, len))?;
             large.piece_untrusted(record, count, kept)?
         }
     };
@@ -70,14 +72,14 @@ pub fn piecewise(
     Ok(())
 }
 
-/// Puts one piece, or a hole of `len` bytes, into its file. False when it could not be kept; the problem was reported then.
+/// Puts one piece, or a hole of so many pieces and bytes, into its file. False when it could not be kept; the problem was reported then.
 fn piece(
     shared: &Shared,
     pending: &Arc<Pending>,
     large: &Large,
     record: &Record,
     content: &[u8],
-    len: u64,
+    (count, len): (u32, u64),
 ) -> Result<bool, &'static str> {
     let i = record.index;
     let mut made = Vec::new();
@@ -87,6 +89,11 @@ fn piece(
             add(&shared.counters.literal, len);
             content
         }
+        // One copy, and what it makes was put in place when it was signed.
+        record::DELTA if content.len() == delta::COPY_LEN && large.holds(record) => {
+            add(&shared.counters.matched, len);
+            return Ok(true);
+        }
         record::DELTA => {
             made = buffer::take(len as usize);
             made.resize(len as usize, 0);
@@ -95,13 +102,11 @@ fn piece(
             }
             &made
         }
-        record::SAME => {
-            if large.held(record.piece) != Some(&record.hash) {
-                return Err("a piece that is said to be here and is not");
-            }
+        record::SAME if large.holds(record) => {
             add(&shared.counters.matched, len);
             return Ok(true);
         }
+        record::SAME => return Err("a piece that is said to be here and is not"),
         record::HOLE => b"",
         _ => return Err("a piece whose data do not have its size"),
     };
@@ -113,34 +118,43 @@ fn piece(
     if shared.full.load(Ordering::Acquire) {
         return Ok(false);
     }
-    let (dir, name, _) = target(shared, pending, i);
-    let written = shared.handles().and_then(|h| h.dir(dir)).and_then(|fd| {
-        pending.touch(i);
-        let Some(file) = shared.in_dir(&fd, || large.file(shared, &fd, name))? else {
-            return Ok(false);
-        };
-        let from = u64::from(record.piece) * PIECE as u64;
-        let _alone = lock(&large.writing);
-        let write = || {
-            // In a file that we made, nothing was written there.
-            if large.held.is_some() {
+    let from = u64::from(record.piece) * PIECE as u64;
+    let written = large.write(record, count, |dirty| {
+        store(shared, pending, large, i, |file| {
+            if dirty {
                 let whole = hole.then_some(from..from + len);
                 let gaps = gaps.iter().map(|gap| from + gap.start as u64..from + gap.end as u64);
                 whole
                     .into_iter()
                     .chain(gaps)
-                    .try_for_each(|gap| holes::clear(&file, gap))?;
+                    .try_for_each(|gap| holes::clear(file, gap))?;
             }
-            holes::write_around(&file, content, from, &gaps)
-        };
-        shared.profile.time(Stage::Write, write)?;
-        Ok(true)
+            holes::write_around(file, content, from, &gaps)
+        })
     });
     buffer::give(made);
     match written {
         Ok(kept) => Ok(kept),
         Err(e) => Ok(broken(shared, pending, large, i, problem::WRITE, Some(&e))),
     }
+}
+
+/// Has `write` write to the file's temporary one, which is made when there is none yet. False: the file was given up.
+pub fn store(
+    shared: &Shared,
+    pending: &Pending,
+    large: &Large,
+    i: u32,
+    write: impl Fn(&OwnedFd) -> io::Result<()>,
+) -> io::Result<bool> {
+    let (dir, name, _) = target(shared, pending, i);
+    let fd = shared.handles()?.dir(dir)?;
+    pending.touch(i);
+    let Some(file) = shared.in_dir(&fd, || large.file(shared, &fd, name))? else {
+        return Ok(false);
+    };
+    shared.profile.time(Stage::Write, || write(&file))?;
+    Ok(true)
 }
 
 /// Gives a file up: its temporary file goes at once, its later pieces are dropped. The first trouble is told, once.

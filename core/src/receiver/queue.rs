@@ -21,7 +21,7 @@ pub enum Job {
     Data(Vec<u8>),
     /// Say what is here of a wanted file: chunk, index, and the partial of it that was found.
     Basis(u32, u32, Option<Vec<u8>>),
-    /// Help with a long signature.
+    /// A stretch of a signature.
     Sign(Arc<Signing>),
     /// All is applied: delete, set directory metadata, say so.
     Finish,
@@ -32,6 +32,7 @@ struct Jobs {
     inputs: VecDeque<Input>,
     data: VecDeque<Job>,
     basis: VecDeque<Job>,
+    signing: VecDeque<Arc<Signing>>,
     finish: bool,
     /// DATA that came before its chunk was compared: (chunk, payload).
     parked: Vec<(u32, Vec<u8>)>,
@@ -96,13 +97,18 @@ impl Queue {
         self.workers.notify_one();
     }
 
-    /// For the other workers: a signature that is long enough to share.
-    pub fn help_sign(&self, signing: &Arc<Signing>) {
+    /// For workers: a signature that is not finished, for as many as it has stretches left.
+    pub fn sign(&self, signing: &Arc<Signing>, stretches: u64) {
         let mut jobs = lock(&self.jobs);
-        for _ in 1..jobs.workers {
-            jobs.basis.push_front(Job::Sign(Arc::clone(signing)));
+        for _ in 0..stretches.min(jobs.workers as u64) {
+            jobs.signing.push_back(Arc::clone(signing));
+            self.workers.notify_one();
         }
-        self.workers.notify_all();
+    }
+
+    /// The session has something more to do before it is finished: `resolved` ends that.
+    pub fn hold(&self) {
+        lock(&self.jobs).outstanding += 1;
     }
 
     /// For a worker: DATA whose records refer to chunks up to `last`; it waits until that one was compared. Err when that
@@ -144,6 +150,9 @@ impl Queue {
             }
             if let Some(job) = jobs.data.pop_front() {
                 return Some(job);
+            }
+            if let Some(signing) = jobs.signing.pop_front() {
+                return Some(Job::Sign(signing));
             }
             if jobs.signed < SIGNED_MAX
                 && jobs.bases < BASES_MAX

@@ -1,18 +1,20 @@
 //! What the receiver holds of a wanted file: a basis's signature, or pieces of a partial.
 
 use std::collections::HashMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
 
+use crate::beneath::lock;
 use crate::delta::Matcher;
 use crate::list::Chunk;
-use crate::piece;
-use crate::signature::{self, Kind, Signature, SignatureBuilder};
+use crate::piece::{self, PIECE};
+use crate::profile::{Profile, Stage};
+use crate::signature::{self, Kind, SignatureBuilder, Value};
 
 use super::Violation;
 use super::queue::Batch;
 
-/// Bytes of BASIS payloads held for files that are not begun; a receiver asks for fewer at a time.
+/// Bytes of BASIS payloads held for files that are not sent; a receiver asks for fewer at a time.
 const HELD_MAX: usize = 512 << 20;
 
 /// Wanted files whose basis is awaited.
@@ -26,20 +28,29 @@ struct Awaited {
     chunk: Arc<Chunk>,
     /// Those that came.
     pieces: Pieces,
-    /// None until its first part.
-    builder: Option<SignatureBuilder>,
+    /// None until its signature's first part came.
+    basis: Option<Arc<Basis>>,
+    /// The file was begun; parts are still to come.
+    begun: bool,
     share: Share,
 }
 
 /// Bytes held of one basis, among those of all.
 struct Share {
     held: Arc<AtomicUsize>,
-    bytes: usize,
+    bytes: AtomicUsize,
 }
 
 impl Share {
-    fn add_untrusted(&mut self, bytes: usize) -> Result<(), Violation> {
-        self.bytes += bytes;
+    fn of(held: &Arc<AtomicUsize>) -> Self {
+        Self {
+            held: Arc::clone(held),
+            bytes: AtomicUsize::new(0),
+        }
+    }
+
+    fn add_untrusted(&self, bytes: usize) -> Result<(), Violation> {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
         let before = self.held.fetch_add(bytes, Ordering::Relaxed);
         if before + bytes > HELD_MAX {
             return Err("more BASIS than a sender holds");
@@ -50,7 +61,63 @@ impl Share {
 
 impl Drop for Share {
     fn drop(&mut self) {
-        self.held.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.held.fetch_sub(*self.bytes.get_mut(), Ordering::Relaxed);
+    }
+}
+
+/// The signature of one basis, which grows while the file is already being sent.
+pub struct Basis {
+    parts: Mutex<SignatureBuilder>,
+    complete: AtomicBool,
+    /// Of the complete signature; made by the reader that first wants it.
+    matcher: OnceLock<Matcher>,
+    share: Share,
+}
+
+impl Basis {
+    /// Takes the next part; whether it was the last one.
+    fn part_untrusted(&self, payload: &[u8]) -> Result<bool, Violation> {
+        self.share.add_untrusted(payload.len())?;
+        let last = lock(&self.parts).part_untrusted(payload)?;
+        self.complete.store(last, Ordering::Release);
+        Ok(last)
+    }
+
+    /// How long a block is, and up to where blocks are known.
+    pub fn known(&self) -> (u32, u64) {
+        match self.matcher.get() {
+            Some(matcher) => (matcher.signature().block_len, matcher.signature().basis_size),
+            None => {
+                let parts = lock(&self.parts);
+                let so_far = parts.so_far();
+                let known = so_far.strong.len() as u64 * u64::from(so_far.block_len);
+                (so_far.block_len, known.min(so_far.basis_size))
+            }
+        }
+    }
+
+    /// Whether nothing more of it is to come.
+    pub fn is_complete(&self) -> bool {
+        self.complete.load(Ordering::Acquire)
+    }
+
+    /// Whether these blocks, which cover `len` bytes, are where they were.
+    pub fn has(&self, offset: u64, len: u64, values: &[Value]) -> bool {
+        match self.matcher.get() {
+            Some(matcher) => matcher.signature().has(offset, len, values),
+            None => lock(&self.parts).so_far().has(offset, len, values),
+        }
+    }
+
+    /// What finds its blocks anywhere, when it is complete.
+    fn matcher(&self) -> Option<&Matcher> {
+        if !self.is_complete() {
+            return None;
+        }
+        Some(self.matcher.get_or_init(|| {
+            let parts = std::mem::take(&mut *lock(&self.parts));
+            Matcher::new(parts.into_signature())
+        }))
     }
 }
 
@@ -62,29 +129,24 @@ type Pieces = HashMap<u32, [u8; 32]>;
 pub struct Known {
     /// What its partial holds.
     pub pieces: Pieces,
-    /// The blocks of its basis, and how long one is.
-    pub blocks: Option<(Matcher, u32)>,
+    /// The blocks of its basis.
+    pub basis: Option<Arc<Basis>>,
+}
+
+impl Known {
+    /// What finds the basis's blocks, when all of them are known.
+    pub fn matcher(&self, profile: &Profile) -> Option<&Matcher> {
+        let basis = self.basis.as_ref()?;
+        profile.time(Stage::Delta, || basis.matcher())
+    }
 }
 
 /// A file to send as what the receiver lacks of it.
 pub struct Rebuild {
     /// The file, by itself.
     pub batch: Batch,
-    pieces: Pieces,
-    signature: Option<Signature>,
-    _share: Share,
-}
-
-impl Rebuild {
-    /// Indexes the basis: work for a reader.
-    pub fn begin(self) -> (Batch, Known) {
-        let blocks = self.signature.map(|signature| {
-            let block_len = signature.block_len;
-            (Matcher::new(signature), block_len)
-        });
-        let pieces = self.pieces;
-        (self.batch, Known { pieces, blocks })
-    }
+    /// What the receiver has.
+    pub known: Known,
 }
 
 impl Bases {
@@ -94,47 +156,58 @@ impl Bases {
             let awaited = Awaited {
                 chunk: Arc::clone(chunk),
                 pieces: Pieces::new(),
-                builder: None,
-                share: Share {
-                    held: Arc::clone(&self.held),
-                    bytes: 0,
-                },
+                basis: None,
+                begun: false,
+                share: Share::of(&self.held),
             };
             self.awaited.insert((n, index), awaited);
         }
     }
 
-    /// Takes a BASIS; the file, when nothing more of its basis is to come.
+    /// Takes a BASIS; the file, when enough is there to begin with it: all, or for a large one a part of the signature.
     pub fn take_untrusted(&mut self, payload: &[u8]) -> Result<Option<Rebuild>, Violation> {
         let (n, index, kind) = signature::peek_untrusted(payload)?;
         let awaited = self
             .awaited
             .get_mut(&(n, index))
             .ok_or("a BASIS for what none was announced")?;
-        awaited.share.add_untrusted(payload.len())?;
-        let mut whole = None;
+        let size = awaited.chunk.entry(index).size;
+        let mut last = kind == Kind::Pieces;
         match kind {
             Kind::Signature => {
-                let builder = awaited.builder.get_or_insert_default();
-                whole = builder.part_untrusted(payload)?;
+                let held = &self.held;
+                let basis = awaited.basis.get_or_insert_with(|| {
+                    Arc::new(Basis {
+                        parts: Mutex::default(),
+                        complete: AtomicBool::new(false),
+                        matcher: OnceLock::new(),
+                        share: Share::of(held),
+                    })
+                });
+                last = basis.part_untrusted(payload)?;
             }
-            _ if awaited.builder.is_some() => {
+            _ if awaited.basis.is_some() => {
                 return Err("pieces behind a signature that has begun");
             }
             _ => {
-                let pieces = piece::count(awaited.chunk.entry(index).size);
-                let pieces = signature::pieces_untrusted(payload, pieces)?;
+                awaited.share.add_untrusted(payload.len())?;
+                let pieces = signature::pieces_untrusted(payload, piece::count(size))?;
                 awaited.pieces.extend(pieces);
             }
         }
-        if whole.is_none() && kind != Kind::Pieces {
-            return Ok(None);
+        let enough = last || awaited.basis.is_some() && size > PIECE as u64;
+        let rebuild = (enough && !awaited.begun).then(|| Rebuild {
+            batch: Batch::one(n, Arc::clone(&awaited.chunk), index),
+            known: Known {
+                pieces: std::mem::take(&mut awaited.pieces),
+                // An empty one says that there is none.
+                basis: awaited.basis.clone().filter(|basis| basis.known().1 > 0),
+            },
+        });
+        awaited.begun |= enough;
+        if last {
+            self.awaited.remove(&(n, index));
         }
-        Ok(self.awaited.remove(&(n, index)).map(|awaited| Rebuild {
-            batch: Batch::one(n, awaited.chunk, index),
-            pieces: awaited.pieces,
-            signature: whole,
-            _share: awaited.share,
-        }))
+        Ok(rebuild)
     }
 }

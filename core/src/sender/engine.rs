@@ -219,11 +219,8 @@ impl Engine {
             self.busy.fetch_add(1, Ordering::Relaxed);
             self.profile.time(Stage::Read, || match work {
                 Work::Batch(batch) => read::send(&batch, Known::default(), self),
-                Work::Pieces(large, pieces) => large.send(pieces, self),
-                Work::Rebuild(rebuild) => {
-                    let (batch, known) = self.profile.time(Stage::Delta, || rebuild.begin());
-                    read::send(&batch, known, self);
-                }
+                Work::Pieces(large, pieces) => large.work(pieces, self),
+                Work::Rebuild(rebuild) => read::send(&rebuild.batch, rebuild.known, self),
             });
             self.busy.fetch_sub(1, Ordering::Relaxed);
         }
@@ -356,6 +353,8 @@ impl Engine {
         let mut peer = lock(&self.peer);
         if let Some(rebuild) = peer.bases.take_untrusted(payload)? {
             self.queue.rebuild(Box::new(rebuild));
+        } else {
+            self.queue.look_again();
         }
         Ok(())
     }

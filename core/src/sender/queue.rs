@@ -11,7 +11,7 @@ use crate::record;
 
 use super::Violation;
 use super::basis::Rebuild;
-use super::large::Large;
+use super::large::{Large, Next};
 
 /// Batches grow from this size, so that the first file arrives early,
 const TARGET_MIN: usize = 64 << 10;
@@ -129,7 +129,7 @@ impl Queue {
         self.work.notify_all();
     }
 
-    /// A basis is complete.
+    /// A file's basis is here, or enough of it.
     pub fn rebuild(&self, rebuild: Box<Rebuild>) {
         lock(&self.state).rebuilds.push_back(rebuild);
         self.work.notify_all();
@@ -138,6 +138,12 @@ impl Queue {
     /// The pieces of a large file are there for every reader.
     pub fn share(&self, large: Arc<Large>) {
         lock(&self.state).large.push_back(large);
+        self.work.notify_all();
+    }
+
+    /// A large file that was waited for may go on.
+    pub fn look_again(&self) {
+        let _state = lock(&self.state);
         self.work.notify_all();
     }
 
@@ -221,11 +227,13 @@ impl Queue {
 
 impl State {
     fn next_work(&mut self, batch_max: usize) -> Option<Work> {
-        while let Some(large) = self.large.front() {
-            if let Some(pieces) = large.next_pieces() {
-                return Some(Work::Pieces(Arc::clone(large), pieces));
+        let mut at = 0;
+        while let Some(large) = self.large.get(at) {
+            match large.next() {
+                Next::Pieces(pieces) => return Some(Work::Pieces(Arc::clone(large), pieces)),
+                Next::Later => at += 1,
+                Next::Nothing => drop(self.large.remove(at)),
             }
-            self.large.pop_front();
         }
         if let Some(rebuild) = self.rebuilds.pop_front() {
             return Some(Work::Rebuild(rebuild));

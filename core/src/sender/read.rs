@@ -15,6 +15,7 @@ use crate::list::Group;
 use crate::piece;
 use crate::profile::Stage;
 use crate::record::{self, Record};
+use crate::signature;
 
 use super::basis::Known;
 use super::engine::Engine;
@@ -223,8 +224,11 @@ impl Filling<'_> {
             ..delta::Stats::default()
         };
         let mut encoding = record::RAW;
-        if let Some((matcher, _)) = &mut self.known.blocks {
-            let matched = profile.time(Stage::Delta, || matcher.piece(data, 0, b"", &mut tokens));
+        if let Some(matcher) = self.known.matcher(profile) {
+            let matched = profile.time(Stage::Delta, || {
+                let own = signature::values(data, 0, matcher.signature().block_len);
+                matcher.clone().piece(data, 0, &own, b"", &mut tokens)
+            });
             if tokens.len() < data.len() {
                 (encoding, stats) = (record::DELTA, matched);
             }
