@@ -26,9 +26,9 @@ class Tuning(NamedTuple):
     """Smaller files are sent whole: their signature would cost a round trip to save little."""
     partial_min: int = 1 << 20
     """A partial of fewer bytes is not worth keeping."""
-    far_rtt_s: float = 0.005
+    far_rtt_s: float = 0.01
     """A link this long is taken for one that compression pays on until it is measured: buffers on the way swallow the
-    first MiBs, so that a sender sees late how slow it is.  Within a building it takes 1 ms, and networks are fast."""
+    first MiBs, so that a sender sees late how slow it is.  Nearer ones are mostly fast, and a busy machine takes ms."""
     stripes: int = 4
     """Data connections of a session over a long link."""
     stripe_rtt_s: float = 0.01

@@ -40,7 +40,9 @@ from tests.helpers.payloads import (
     bits,
     pack_list,
     pack_record,
+    packed,
     unpack_list,
+    zstd_bomb,
 )
 from tests.helpers.trouble import Baseline, contents, healthy
 
@@ -297,6 +299,9 @@ RECORDS: dict[str, bytes] = {
     "largest size": pack_record(PIECE_RECORD, 0, 3, bytes(1 << 20), size=2**64 - 1, piece=2**32 - 1),
     "unknown problem": pack_record(PROBLEM, 0, 1, code=99),
     "mode beyond bits": pack_record(WHOLE, 0, 1, b"evil", size=4, mode=0o104755),
+    "packed bomb": packed(b"", raw_len=4096, frame=zstd_bomb(1 << 30)),
+    "packed bomb that says so": packed(b"", raw_len=1 << 30, frame=zstd_bomb(1 << 30)),
+    "packed lie": packed(pack_record(WHOLE, 0, 1, b"evil", size=4), raw_len=90),
     "header cut": pack_record(WHOLE, 0, 1, b"evil", size=4)[:30],
     "data cut": pack_record(WHOLE, 0, 1, b"evil", size=4)[:-2],
     "empty": b"",
