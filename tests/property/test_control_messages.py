@@ -43,7 +43,9 @@ _REQUESTS = st.one_of(
 _REPLIES = st.one_of(
     st.builds(control.Accepted, _IDS, _U64, _PATHS, _PATHS, st.none() | _TEXT, st.integers(0, 9)),
     st.builds(control.Progress, _IDS, _U64, _TEXT, _COUNTERS),
-    st.builds(control.Result, _IDS, _U64, _COUNTERS, _U64, _U64, _U64, _U64, _U64, st.integers(0, 9)),
+    st.builds(
+        control.Result, _IDS, _U64, _COUNTERS, _U64, _U64, _U64, _U64, _U64, st.integers(0, 9), profile=st.none()
+    ),
     st.builds(control.Error, _IDS, _TEXT, _TEXT, st.none() | _TEXT, st.none() | _U64, st.integers(0, 9)),
     st.builds(control.PairInfo, _IDS, _TEXT, _TEXT, _TEXT, st.booleans(), st.lists(_TEXT, max_size=3)),
     st.builds(control.LinkInfo, _IDS, _TEXT, _TEXT, st.none() | _TEXT, st.none() | _U64, _TEXT, st.none() | _TEXT),
