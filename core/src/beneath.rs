@@ -288,6 +288,17 @@ pub fn rmdir_at(dir: impl AsFd, name: &[u8]) -> io::Result<()> {
     Ok(rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR)?)
 }
 
+/// Removes the directory `name` in `dir` with its files. One with a directory in it loses its files, and stays.
+pub fn remove_flat_at(dir: impl AsFd, name: &[u8]) -> io::Result<()> {
+    let fd = open_dir_at(&dir, name)?;
+    let mut names = Vec::new();
+    each_name(&fd, |name| names.push(name.to_vec()))?;
+    for name in names {
+        let _ = unlink_at(&fd, &name);
+    }
+    rmdir_at(dir, name)
+}
+
 /// Sets permission bits of an open file or directory.
 pub fn chmod(fd: impl AsFd, mode: u16) -> io::Result<()> {
     Ok(rustix::fs::fchmod(fd, Mode::from_raw_mode(mode.into()))?)

@@ -3,6 +3,7 @@
 //! ```text
 //! .NAME.TTTTTTTTRRRRRRRR.sync~      a temporary file, or a partial
 //! .NAME.TTTTTTTTRRRRRRRR.aside~     what stood at NAME before its type changed
+//! .NAME.TTTTTTTTRRRRRRRR.new~       a directory that is filled before it gets its name
 //! ```
 //!
 //! T is the agent's tag, R is random. NAME is cut so that the whole stays within 255 bytes. No agent lists such names.
@@ -15,6 +16,7 @@ use crate::list::{COMPONENT_MAX, DIRECTORY};
 
 const TEMP: &[u8] = b".sync~";
 const ASIDE: &[u8] = b".aside~";
+const FRESH: &[u8] = b".new~";
 const HEX: usize = 16;
 
 /// What one of our names stands for.
@@ -24,6 +26,8 @@ pub enum Kind {
     Temp,
     /// An entry that waits for its removal, or for being put back.
     Aside,
+    /// A new directory that is not complete.
+    Fresh,
 }
 
 /// Makes names with one agent's tag.
@@ -50,7 +54,11 @@ impl Namer {
 
     /// A fresh name for `name`.
     pub fn name(&self, kind: Kind, name: &[u8]) -> Vec<u8> {
-        let suffix = if kind == Kind::Temp { TEMP } else { ASIDE };
+        let suffix = match kind {
+            Kind::Temp => TEMP,
+            Kind::Aside => ASIDE,
+            Kind::Fresh => FRESH,
+        };
         // An odd step visits every number once before any comes again.
         let random = self.next.fetch_add(0x9e37_79b9, Ordering::Relaxed);
         let mut out = Vec::with_capacity(COMPONENT_MAX);
@@ -89,11 +97,9 @@ pub fn parse(name: &[u8]) -> Option<(Kind, &[u8], &[u8])> {
     if name.first() != Some(&b'.') || name.last() != Some(&b'~') {
         return None;
     }
-    let (kind, rest) = if let Some(rest) = name.strip_suffix(TEMP) {
-        (Kind::Temp, rest)
-    } else {
-        (Kind::Aside, name.strip_suffix(ASIDE)?)
-    };
+    let (kind, rest) = [(Kind::Temp, TEMP), (Kind::Aside, ASIDE), (Kind::Fresh, FRESH)]
+        .into_iter()
+        .find_map(|(kind, suffix)| Some((kind, name.strip_suffix(suffix)?)))?;
     let (front, digits) = rest.split_at_checked(rest.len().checked_sub(HEX)?)?;
     let stem = front.strip_prefix(b".")?.strip_suffix(b".")?;
     let hex = digits.iter().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
@@ -109,7 +115,7 @@ mod tests {
         let namer = Namer::new("0123abcd").expect("tag");
         let other = Namer::new("ffffffff").expect("tag");
         for name in [&b"a"[..], b".x", b"caf\xe9", &[b'n'; 255]] {
-            for kind in [Kind::Temp, Kind::Aside] {
+            for kind in [Kind::Temp, Kind::Aside, Kind::Fresh] {
                 let temp = namer.name(kind, name);
                 assert!(temp.len() <= COMPONENT_MAX);
                 assert_eq!(namer.own(&temp), Some((kind, stem(name))));

@@ -103,6 +103,7 @@ fn sweep_directory(
         {
             Some((Kind::Temp, _)) if meta.size >= partial_min => continue,
             Some((Kind::Temp, _)) => beneath::unlink_at(&dir, &name),
+            Some((Kind::Fresh, _)) => beneath::remove_flat_at(&dir, &name),
             Some((Kind::Aside, stem)) => beneath::rename_new_at(&dir, &name, stem),
             None => {
                 if meta.kind == DIRECTORY && only.is_none() {

@@ -272,7 +272,7 @@ def our_files(*roots: Path) -> list[bytes]:
         for root in roots
         for directory, dirs, files in os.walk(os.fsencode(root))
         for name in (*dirs, *files)
-        if name.endswith((b".sync~", b".aside~"))
+        if name.endswith((b".sync~", b".aside~", b".new~"))
     ]
 
 

@@ -142,7 +142,7 @@ def contents(root: Path | bytes) -> Content:
     for directory, dirs, files in os.walk(top):
         for name in (*dirs, *files):
             path = os.path.join(directory, name)
-            if name.endswith((b".sync~", b".aside~")):
+            if name.endswith((b".sync~", b".aside~", b".new~")):
                 continue
             with contextlib.suppress(FileNotFoundError):
                 found[os.path.relpath(path, top)] = _content(path)

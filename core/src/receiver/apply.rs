@@ -142,11 +142,7 @@ pub fn settled(shared: &Shared, pending: &Arc<Pending>, i: u32) {
     let large = lock(&shared.large).remove(&(pending.n, i));
     if let Some(large) = large {
         if let (_, Some((_, temp))) = large.abandon() {
-            let (dir, ..) = target(shared, pending, i);
-            let removed = shared
-                .handles()
-                .and_then(|h| h.dir(dir))
-                .and_then(|fd| beneath::unlink_at(&*fd, &temp));
+            let removed = pending.dir(shared, i).and_then(|fd| beneath::unlink_at(&*fd, &temp));
             pending.touch(i);
             drop(removed); // a temporary file that cannot be removed now is swept later
         }
@@ -154,11 +150,15 @@ pub fn settled(shared: &Shared, pending: &Arc<Pending>, i: u32) {
             shared.queue.unsigned(bytes);
         }
     }
-    if pending.settle() {
+    let settled = pending.fresh(i).map_or(1, |fresh| fresh.settle(shared));
+    if settled == 0 {
+        return;
+    }
+    if pending.settle(settled) {
         lock(&shared.pending).remove(&pending.n);
         shared.out.forget(pending.n, pending.chunk.len() as u64);
     }
-    shared.queue.resolved(1);
+    shared.queue.resolved(settled);
 }
 
 /// Reports a file whose content is not what was sent.

@@ -68,6 +68,13 @@ pub fn roll_back(shared: &Shared) {
             let _ = beneath::unlink_at(&*fd, &aside.aside);
         }
     }
+    for pending in lock(&shared.pending).values() {
+        pending
+            .homes
+            .iter()
+            .filter_map(|home| home.fresh.as_ref())
+            .for_each(|fresh| fresh.keep(shared));
+    }
     let large = std::mem::take(&mut *lock(&shared.large));
     for ((chunk, index), large) in large {
         let (_, Some((file, temp))) = large.abandon() else {

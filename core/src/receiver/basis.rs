@@ -32,11 +32,9 @@ pub fn answer(shared: &Shared, chunk: u32, index: u32, partial: Option<Vec<u8>>)
     let partial = partial.and_then(|temp| {
         let found = pieces(shared, &pending, index, &temp);
         if found.is_err() && !shared.stopped() {
-            let (dir, ..) = target(shared, &pending, index);
             pending.touch(index);
-            let removed = shared
-                .handles()
-                .and_then(|h| h.dir(dir))
+            let removed = pending
+                .dir(shared, index)
                 .and_then(|fd| beneath::unlink_at(&*fd, &temp));
             drop(removed); // what is not ours to remove stays
         }
@@ -78,8 +76,8 @@ fn say_pieces(shared: &Shared, file: (u32, u32), held: Option<&[(u32, [u8; 32])]
 
 /// The old file that stands where the wanted one goes.
 fn open(shared: &Shared, pending: &Pending, index: u32) -> io::Result<Basis> {
-    let (dir, name, _) = target(shared, pending, index);
-    let dir = shared.handles()?.dir(dir)?;
+    let (_, name, _) = target(shared, pending, index);
+    let dir = pending.dir(shared, index)?;
     let (file, meta) = beneath::open_read_at(&*dir, name)?;
     // What is not signed is not copied from.
     let size = meta.size.min(signature::SIGNED_MAX);
@@ -254,8 +252,8 @@ fn send_part(
 
 /// The partial `temp`, its pieces hashed from disk. Err when it is nothing to continue.
 fn pieces(shared: &Shared, pending: &Arc<Pending>, index: u32, temp: &[u8]) -> io::Result<Partial> {
-    let (dir, _, entry) = target(shared, pending, index);
-    let dir = shared.handles()?.dir(dir)?;
+    let (_, entry) = pending.entry(index);
+    let dir = pending.dir(shared, index)?;
     let (file, meta) = beneath::open_write_at(&*dir, temp)?;
     if meta.size > entry.size {
         return Err(io::ErrorKind::InvalidData.into());

@@ -75,7 +75,14 @@ pub fn publish(
     place: Place,
 ) -> io::Result<()> {
     let (dir, name, _) = super::apply::target(shared, pending, record.index);
-    let commit = || shared.commit(fd, dir, temp, name, place);
+    // In a directory that has no name yet a file was made in its place.
+    let commit = || {
+        if temp == name {
+            Ok(())
+        } else {
+            shared.commit(fd, dir, temp, name, place)
+        }
+    };
     let done = shared
         .profile
         .time(Stage::Metadata, || attributes(shared, file, pending, record))
@@ -101,16 +108,19 @@ fn attributes(shared: &Shared, file: &OwnedFd, pending: &Pending, record: &Recor
 pub fn finished(shared: &Shared, pending: &Arc<Pending>, record: &Record, place: Place, written: io::Result<()>) {
     let i = record.index;
     match written {
-        Ok(()) => {
-            add(&shared.counters.files, 1);
-            add(&shared.counters.bytes, record.size);
-            let counter = if place == Place::Absent {
-                &shared.counters.created
-            } else {
-                &shared.counters.updated
-            };
-            add(counter, 1);
-        }
+        Ok(()) => match pending.fresh(i) {
+            Some(fresh) => fresh.applied(record.size),
+            None => {
+                add(&shared.counters.files, 1);
+                add(&shared.counters.bytes, record.size);
+                let counter = if place == Place::Absent {
+                    &shared.counters.created
+                } else {
+                    &shared.counters.updated
+                };
+                add(counter, 1);
+            }
+        },
         Err(e) => {
             let changed = matches!(e.raw_os_error(), Some(libc::EEXIST | libc::EISDIR | libc::ENOTEMPTY));
             let code = if changed { problem::CHANGED_HERE } else { problem::WRITE };

@@ -7,7 +7,7 @@ use super::dirs::{Dirs, Here, Parts};
 use super::entries::At;
 use super::outbox::add;
 use super::queue::Input;
-use super::state::{Pending, Place};
+use super::state::{Home, Pending, Place};
 use super::{Shared, problem};
 use crate::beneath::{join, lock};
 use crate::compress;
@@ -106,12 +106,12 @@ impl Generator<'_> {
             (0..chunk.entries() as u32).map(|i| chunk.entry(i).size).sum(),
         );
         let mut found = Found::default();
-        let mut numbers = Vec::with_capacity(chunk.groups().len());
+        let mut homes = Vec::with_capacity(chunk.groups().len());
         {
             let mut dirs = lock(&shared.dirs);
             dirs.listed(chunk.len() as u64);
             for (at, group) in chunk.groups().iter().enumerate() {
-                numbers.push(self.group(&mut dirs, &chunk, n == 0 && at == 0, group, &mut found)?);
+                homes.push(self.group(&mut dirs, &chunk, n == 0 && at == 0, group, &mut found)?);
             }
         }
         add(&shared.counters.compared, chunk.entries() as u64);
@@ -119,12 +119,12 @@ impl Generator<'_> {
             // What a WANT would have to say, the sender does not hear.
             found.basis.clear();
         }
-        self.announce(n, chunk, numbers, found);
+        self.announce(n, chunk, homes, found);
         Ok(())
     }
 
     /// Says WANT, and hands the chunk to the workers or forgets it.
-    fn announce(&self, n: u32, chunk: Chunk, numbers: Vec<u32>, found: Found) {
+    fn announce(&self, n: u32, chunk: Chunk, homes: Vec<Home>, found: Found) {
         let shared = self.shared;
         if !shared.wants_all {
             let width = chunk.entries().div_ceil(8);
@@ -144,13 +144,7 @@ impl Generator<'_> {
             add(&shared.counters.wanted_files, wanted);
             let bytes = found.wanted.iter().map(|&(i, _)| chunk.entry(i).size).sum();
             add(&shared.counters.wanted_bytes, bytes);
-            let dirs = lock(&shared.dirs);
-            let touched = numbers
-                .iter()
-                .map(|&d| Arc::clone(&dirs.list[d as usize].touched))
-                .collect();
-            drop(dirs);
-            let pending = Arc::new(Pending::new(n, chunk, touched, &found.wanted));
+            let pending = Arc::new(Pending::new(n, chunk, homes, &found.wanted));
             lock(&shared.pending).insert(n, pending);
         }
         shared.queue.compared(n, wanted);
@@ -178,7 +172,7 @@ impl Generator<'_> {
         self.shared.queue.ended().or_else(|what| self.violation(what))
     }
 
-    fn group(&self, dirs: &mut Dirs, chunk: &Chunk, root: bool, group: &Group, found: &mut Found) -> Step<u32> {
+    fn group(&self, dirs: &mut Dirs, chunk: &Chunk, root: bool, group: &Group, found: &mut Found) -> Step<Home> {
         let path = chunk.path(group).to_vec();
         let mut from = group.start;
         if root {
@@ -196,9 +190,13 @@ impl Generator<'_> {
             return self.violation("a directory that was not listed");
         };
         self.part(dirs, number, group)?;
-        let here = dirs.list[number as usize].here;
-        let fd = match here {
-            Here::New | Here::Existing => match self.shared.handles().and_then(|h| h.dir(&path)) {
+        let dir = &mut dirs.list[number as usize];
+        let fresh = match dir.due {
+            true => self.make(dir, number, chunk, group),
+            false => None,
+        };
+        let fd = match dir.here {
+            Here::New | Here::Existing if fresh.is_none() => match self.shared.handles().and_then(|h| h.dir(&path)) {
                 Ok(fd) => Some(fd),
                 Err(e) => {
                     dirs.list[number as usize].here = Here::Blocked;
@@ -234,7 +232,8 @@ impl Generator<'_> {
             let out = &self.shared.out;
             out.problem(&self.shared.counters, problem::UNREADABLE_DIR, group.errno, &path);
         }
-        Ok(number)
+        let touched = Arc::clone(&dirs.list[number as usize].touched);
+        Ok(Home { touched, fresh })
     }
 
     /// A single file has the destination's name, not the source's.

@@ -34,6 +34,8 @@ pub enum Parts {
 pub struct Dir {
     pub path: Box<[u8]>,
     pub here: Here,
+    /// Whether it is yet to be made: a new one is, when its listing comes.
+    pub due: bool,
     pub mode: u16,
     pub mtime_s: i64,
     pub mtime_ns: u32,
@@ -91,6 +93,7 @@ impl Dirs {
         self.list.push(Dir {
             path: path.into(),
             here,
+            due: false,
             mode: entry.mode,
             mtime_s: entry.mtime_s,
             mtime_ns: entry.mtime_ns,

@@ -81,6 +81,12 @@ impl Generator<'_> {
                         dir.touched.store(true, Ordering::Release);
                     }
                 }
+                Some((Kind::Fresh, _)) => {
+                    dir.unlisted.remove(&name);
+                    if !shared.options.dry_run && shared.in_dir(fd, || beneath::remove_flat_at(fd, &name)).is_ok() {
+                        dir.touched.store(true, Ordering::Release);
+                    }
+                }
                 Some((Kind::Aside, stem)) => {
                     if !shared.options.dry_run && shared.in_dir(fd, || beneath::rename_new_at(fd, &name, stem)).is_ok()
                     {

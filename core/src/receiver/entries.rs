@@ -2,17 +2,19 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::compare::{Found, Generator, Step};
-use super::dirs::{Dirs, Here};
+use super::dirs::{Dir, Dirs, Here};
+use super::fresh::{self, Fresh};
 use super::itemize::{self, Differs};
 use super::outbox::add;
 use super::state::Place;
 use super::survey::survey;
 use super::{Aside, Before, problem};
 use crate::beneath::{self, Meta, hash_file, lock, split};
-use crate::list::{DIRECTORY, Entry, OTHER, REGULAR, SYMLINK, UNREADABLE};
+use crate::list::{Chunk, DIRECTORY, Entry, Group, OTHER, REGULAR, SYMLINK, UNREADABLE};
 use crate::piece::PIECE;
 use crate::profile::Stage;
 use crate::temp::{self, Kind};
@@ -120,7 +122,7 @@ impl Generator<'_> {
             }
             None => {
                 let here = match at.fd {
-                    Some(fd) if !shared.options.dry_run => match self.make(fd, entry.name, at, meta) {
+                    Some(fd) if !shared.options.dry_run => match self.clear(fd, entry.name, at, meta) {
                         Ok(()) => Here::New,
                         Err(e) => {
                             shared.trouble(problem::WRITE, &at.path, &e);
@@ -137,24 +139,41 @@ impl Generator<'_> {
                 (here, false)
             }
         };
-        if dirs.add(&at.path, entry, here, differs).is_none() {
+        let Some(number) = dirs.add(&at.path, entry, here, differs) else {
             return self.violation("a directory that is listed twice");
-        }
+        };
+        dirs.list[number as usize].due = here == Here::New;
         Ok(())
     }
 
-    /// Makes a directory; what is in its way is moved aside until the session finishes.
-    fn make(&self, fd: &OwnedFd, name: &[u8], at: &At<'_>, meta: Option<Meta>) -> io::Result<()> {
+    /// Makes a directory whose time has come: in its place, unless it is one to fill before it has its name.
+    pub(super) fn make(&self, dir: &mut Dir, number: u32, chunk: &Chunk, group: &Group) -> Option<Arc<Fresh>> {
         let shared = self.shared;
-        if meta.is_none() {
-            return shared.in_dir(fd, || beneath::mkdir_at(fd, name));
+        dir.due = false;
+        if fresh::suits(chunk, group) {
+            let files = (group.start..group.start + group.entries).filter(|&i| chunk.entry(i).kind == REGULAR);
+            return Some(Arc::new(Fresh::new(shared, &dir.path, number, files.count() as u64)));
         }
+        let (parent, name) = split(&dir.path);
+        let made = shared
+            .handles()
+            .and_then(|h| h.dir(parent))
+            .and_then(|fd| shared.in_dir(&fd, || beneath::mkdir_at(&*fd, name)));
+        if let Err(e) = made {
+            dir.here = Here::Blocked;
+            shared.trouble(problem::WRITE, &dir.path, &e);
+        }
+        None
+    }
+
+    /// Moves aside what is in a directory's way, until the session finishes.
+    fn clear(&self, fd: &OwnedFd, name: &[u8], at: &At<'_>, meta: Option<Meta>) -> io::Result<()> {
+        if meta.is_none() {
+            return Ok(());
+        }
+        let shared = self.shared;
         let aside = shared.namer.name(Kind::Aside, name);
         shared.in_dir(fd, || beneath::rename_new_at(fd, name, &aside))?;
-        if let Err(e) = beneath::mkdir_at(fd, name) {
-            beneath::rename_new_at(fd, &aside, name)?;
-            return Err(e);
-        }
         let dir = split(&at.path).0.to_vec();
         let name = name.to_vec();
         lock(&shared.asides).push(Aside { dir, name, aside });

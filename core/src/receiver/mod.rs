@@ -13,6 +13,7 @@ mod dirs;
 mod enter;
 mod entries;
 mod finish;
+mod fresh;
 mod itemize;
 mod large;
 mod links;
@@ -114,6 +115,8 @@ pub struct Shared {
     pub pending: Mutex<HashMap<u32, std::sync::Arc<Pending>>>,
     pub large: Mutex<HashMap<(u32, u32), std::sync::Arc<Large>>>,
     pub dirs: Mutex<Dirs>,
+    /// Directories without a name that are open.
+    pub fresh_open: AtomicU64,
     pub asides: Mutex<Vec<Aside>>,
     /// Entries in directories that make room for something else: deletions, too.
     pub replaced: AtomicU64,

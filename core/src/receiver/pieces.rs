@@ -52,8 +52,7 @@ pub fn piecewise(
             settle(shared, pending, i);
         }
         Progress::Whole(file, temp, end) => {
-            let (dir, ..) = target(shared, pending, i);
-            let fd = shared.handles().and_then(|h| h.dir(dir));
+            let fd = pending.dir(shared, i);
             let Some(place) = pending.claim(i) else {
                 let _ = fd.and_then(|fd| beneath::unlink_at(&*fd, &temp));
                 return Err("pieces of a file that came before");
@@ -147,8 +146,8 @@ pub fn store(
     i: u32,
     write: impl Fn(&OwnedFd) -> io::Result<()>,
 ) -> io::Result<bool> {
-    let (dir, name, _) = target(shared, pending, i);
-    let fd = shared.handles()?.dir(dir)?;
+    let (_, name, _) = target(shared, pending, i);
+    let fd = pending.dir(shared, i)?;
     pending.touch(i);
     let Some(file) = shared.in_dir(&fd, || large.file(shared, &fd, name))? else {
         return Ok(false);
@@ -168,7 +167,7 @@ fn broken(shared: &Shared, pending: &Pending, large: &Large, i: u32, code: u8, e
         }
     }
     if let Some((_, temp)) = temp
-        && let Ok(fd) = shared.handles().and_then(|h| h.dir(beneath::split(&path).0))
+        && let Ok(fd) = pending.dir(shared, i)
     {
         let _ = beneath::unlink_at(&*fd, &temp);
     }

@@ -110,6 +110,7 @@ impl Receiver {
                 pending: Mutex::default(),
                 large: Mutex::new(HashMap::new()),
                 dirs: Mutex::default(),
+                fresh_open: AtomicU64::new(0),
                 asides: Mutex::default(),
                 replaced: AtomicU64::new(0),
                 failure: Mutex::new(None),

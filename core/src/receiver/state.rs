@@ -1,8 +1,12 @@
 //! What is known of a chunk while something of it is still wanted.
 
+use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
+use super::Shared;
+use super::fresh::Fresh;
 use crate::beneath::lock;
 use crate::list::Chunk;
 
@@ -19,12 +23,20 @@ pub enum Place {
     Nowhere,
 }
 
+/// Where the files of a group go.
+pub struct Home {
+    /// Its directory's mark (`Dir::touched`).
+    pub touched: Arc<AtomicBool>,
+    /// Its directory, while that has no name.
+    pub fresh: Option<Arc<Fresh>>,
+}
+
 /// A compared chunk with wanted entries.
 pub struct Pending {
     pub n: u32,
     pub chunk: Chunk,
-    /// For each group, its directory's mark (`Dir::touched`).
-    touched: Vec<Arc<AtomicBool>>,
+    /// One for each group.
+    pub homes: Vec<Home>,
     wants: Mutex<Wants>,
 }
 
@@ -37,7 +49,7 @@ struct Wants {
 
 impl Pending {
     /// `wanted` are the wanted entries' indexes with what stood in their places.
-    pub fn new(n: u32, chunk: Chunk, touched: Vec<Arc<AtomicBool>>, wanted: &[(u32, Place)]) -> Self {
+    pub fn new(n: u32, chunk: Chunk, homes: Vec<Home>, wanted: &[(u32, Place)]) -> Self {
         let mut places = vec![None; chunk.entries()];
         for &(i, place) in wanted {
             places[i as usize] = Some(place);
@@ -46,7 +58,7 @@ impl Pending {
         Self {
             n,
             chunk,
-            touched,
+            homes,
             wants: Mutex::new(Wants { places, left }),
         }
     }
@@ -61,10 +73,10 @@ impl Pending {
         lock(&self.wants).places.get_mut(i as usize).and_then(Option::take)
     }
 
-    /// A claimed entry was dealt with. True when it was the chunk's last.
-    pub fn settle(&self) -> bool {
+    /// So many claimed entries were dealt with. True when these were the chunk's last.
+    pub fn settle(&self, count: u64) -> bool {
         let mut wants = lock(&self.wants);
-        wants.left -= 1;
+        wants.left -= count;
         wants.left == 0
     }
 
@@ -73,9 +85,25 @@ impl Pending {
         (self.chunk.path(self.chunk.group_of(i)), self.chunk.entry(i))
     }
 
+    fn home(&self, i: u32) -> &Home {
+        &self.homes[self.chunk.groups().partition_point(|g| g.start + g.entries <= i)]
+    }
+
     /// Notes that something in entry `i`'s directory was changed.
     pub fn touch(&self, i: u32) {
-        let at = self.chunk.groups().partition_point(|g| g.start + g.entries <= i);
-        self.touched[at].store(true, Ordering::Release);
+        self.home(i).touched.store(true, Ordering::Release);
+    }
+
+    /// The directory of entry `i`, when it has no name yet.
+    pub fn fresh(&self, i: u32) -> Option<&Arc<Fresh>> {
+        self.home(i).fresh.as_ref()
+    }
+
+    /// The handle of entry `i`'s directory.
+    pub fn dir(&self, shared: &Shared, i: u32) -> io::Result<Arc<OwnedFd>> {
+        match self.fresh(i) {
+            Some(fresh) => fresh.dir(shared),
+            None => shared.handles()?.dir(self.entry(i).0),
+        }
     }
 }

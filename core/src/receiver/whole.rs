@@ -55,10 +55,13 @@ pub fn whole(shared: &Shared, pending: &Arc<Pending>, record: &Record, content: 
         settled(shared, pending, i);
         return Ok(());
     }
-    let (dir, name, _) = target(shared, pending, i);
-    let written = shared.handles().and_then(|h| h.dir(dir)).and_then(|fd| {
+    let (_, name, _) = target(shared, pending, i);
+    let written = pending.dir(shared, i).and_then(|fd| {
         pending.touch(i);
-        let temp = shared.namer.name(Kind::Temp, name);
+        let temp = match pending.fresh(i) {
+            Some(_) => name.to_vec(),
+            None => shared.namer.name(Kind::Temp, name),
+        };
         let create = || shared.in_dir(&fd, || beneath::create_at(&*fd, &temp));
         let file = shared.profile.time(Stage::Write, create)?;
         let fill = || {
