@@ -30,7 +30,7 @@ class Tuning(NamedTuple):
     """A link this long is taken for one that compression pays on until it is measured: buffers on the way swallow the
     first MiBs, so that a sender sees late how slow it is.  Nearer ones are mostly fast, and a busy machine takes ms."""
     stripes: int = 4
-    """Data connections of a session over a long link."""
+    """Data connections that a session over a long link begins with; see ``stripes``."""
     stripe_rtt_s: float = 0.01
     """From here on one SSH channel's 2 MiB window is the bottleneck."""
     stripe_min: int = 16 << 20

@@ -16,6 +16,7 @@ from agentd.sync.common import Workshop, beside, close_now, refuse
 from agentd.sync.endpoints import Endpoint, ReceiverEndpoint, SenderEndpoint
 from agentd.sync.meter import Meter
 from agentd.sync.pump import Pump, Wake
+from agentd.sync.stripes import Stripes
 from agentd.sync.totals import Totals
 from agentd.wire import Connection, ConnectionLost
 from proto.errors import ProtocolError, SyncError
@@ -269,18 +270,16 @@ class _Epoch:
 
     async def _watch(self, pump: Pump, opening: Open) -> None:
         """Report progress; put more connections to work when there is much to move over a long link."""
-        striped = False
+        stripes = Stripes(self._shop.tuning)
         async with trio.open_nursery() as nursery:
             while True:
                 await trio.sleep(PROGRESS_S)
                 phase, counters = pump.endpoint.progress()
                 self._report(Progress(phase, self._totals.with_earlier(counters)))
-                tuning = self._shop.tuning
+                moved = sum(connection.sent + connection.received for connection, _, _ in self._wires)
                 left = counters.get("wanted_bytes", 0) - counters.get("bytes", 0)
-                if not striped and left >= tuning.stripe_min and (self._route.rtt_s or 0.0) >= tuning.stripe_rtt_s:
-                    striped = True
-                    for _ in range(tuning.stripes - 1):
-                        nursery.start_soon(self._stripe, pump, opening)
+                for _ in range(stripes.more(trio.current_time(), moved, left, self._route.rtt_s)):
+                    nursery.start_soon(self._stripe, pump, opening)
 
     async def _stripe(self, pump: Pump, opening: Open) -> None:
         """Carry data over a further connection; that there is none is no reason to end."""

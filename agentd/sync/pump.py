@@ -124,6 +124,11 @@ class Pump:
         with self._metered(connection):
             await self._ended.wait()
 
+    @property
+    def connections(self) -> int:
+        """How many the session had so far."""
+        return 1 + self._session.joined
+
     def end(self, error: BaseException | None) -> None:
         """The session is over, from whichever task learned it first."""
         if not self._ended.is_set():

@@ -141,6 +141,8 @@ class Sessions:
                 served = self._served.get((greeted(connection).agent, message.session))
                 if served is None or served.epoch != message.epoch or served.pump is None:
                     raise RemoteProtocolError("JOIN of a session or epoch that is not open")
+                if served.pump.connections >= limits.STRIPES_MAX:
+                    raise RemoteProtocolError(f"more than {limits.STRIPES_MAX} connections for one session")
                 await served.pump.carry(connection)
                 return False
             case peer.Cancel():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from functools import partial
 from typing import TYPE_CHECKING
 
 import blake3
@@ -27,6 +28,10 @@ def listing(*directories: bytes) -> list[Group]:
 
 def send(driver: Driver, *indexes: int) -> None:
     driver.data(*(whole(0, i, b"x", mode=0o604, mtime_ns=i) for i in indexes))
+
+
+def has_taken(driver: Driver, literal: int) -> bool:
+    return driver.engine.counters()["literal"] == literal
 
 
 def test_it_appears_with_all_its_files(tmp_path: Path) -> None:
@@ -115,7 +120,7 @@ def test_many_are_filled_at_once_with_few_handles(tmp_path: Path) -> None:
         driver.send_list(listing(*names))
         for i in range(FILES):
             send(driver, *(1 + len(names) + FILES * d + i for d in range(len(names))))
-            driver.run(lambda i=i: driver.engine.counters()["literal"] == len(names) * (i + 1))
+            driver.run(partial(has_taken, driver, len(names) * (i + 1)))
             most = max(most, len(os.listdir("/proc/self/fd")) - before)
         driver.end_list()
         driver.run()

@@ -13,6 +13,7 @@ import trio.testing
 from agentd.sync import initiator
 from agentd.sync.engines import Tuning
 from agentd.wire import Connection, ConnectionLost, greet
+from proto import limits
 from proto.errors import SyncError
 from proto.job import Job, Location, Notice, Options, Outcome, Progress
 from proto.peer import Cancel, Closed, Data, Done, Error, Join, List, ListEnd, Open, Opened, Ping, Pong, Want
@@ -583,6 +584,21 @@ async def test_out_of_order(joined: Joined, roots: tuple[bytes, bytes]) -> None:
 
 async def test_an_unknown_session_is_not_joined(joined: Joined) -> None:
     assert "not open" in (await hostile(joined, Join(b"s" * 16, 0))).message
+
+
+async def test_a_session_has_so_many_connections_and_no_more(joined: Joined, roots: tuple[bytes, bytes]) -> None:
+    first = await joined.link.connection()
+    await first.send(opening(roots))
+    assert isinstance((await first.receive())[0], Opened)
+    further = [await joined.link.connection() for _ in range(limits.STRIPES_MAX)]
+    for connection in further:
+        await connection.send(Join(b"s" * 16, 0))
+    got, _ = await further[-1].receive()
+    assert isinstance(got, Error)
+    assert f"more than {limits.STRIPES_MAX} connections" in got.message
+    for connection in (first, *further):
+        await connection.aclose()
+    await check_clean(joined)
 
 
 async def test_a_lower_epoch_is_refused(joined: Joined, roots: tuple[bytes, bytes]) -> None:
