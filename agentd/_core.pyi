@@ -41,7 +41,8 @@ class Sender:
 
     ``root`` is an absolute path of a directory or a regular file.  Raises OSError when it cannot be opened.
     ``filters`` are rsync exclude patterns.  ``hashes`` adds a content hash to every regular file's entry
-    (``--checksum``); ``owners`` adds numeric owners.  ``threads`` bounds walkers and readers, each.
+    (``--checksum``); ``owners`` adds numeric owners; ``hard_links`` says which entries are names of one file, and
+    sends that once.  ``threads`` bounds walkers and readers, each.
     Windows are in bytes, cumulative grants as ``grant`` gives them.
     ``compress`` is "never", "auto" (where the link turns out slower than packing; a ``far`` one is taken for slow until
     it is measured) or "always"; what a sample shows not to shrink goes as it is.
@@ -54,6 +55,7 @@ class Sender:
         filters: list[bytes],
         hashes: bool,
         owners: bool,
+        hard_links: bool,
         threads: int,
         batch_max: int,
         list_window: int,
@@ -76,13 +78,14 @@ class Sender:
         """(chunks, entries, hash) of the whole list; valid once "list-end" came out."""
 
     def want_all(self) -> None:
-        """The receiver's root is missing or empty: take every entry of every chunk as wanted, without WANT."""
+        """The receiver's root is missing or empty: take every regular file of every chunk as wanted, without WANT; of
+        the names of one file, the first."""
 
     def want_untrusted(self, n: int, payload: Buffer) -> None:
         """The receiver's WANT for chunk ``n``."""
 
     def basis_untrusted(self, payload: Buffer) -> None:
-        """The receiver's BASIS for one wanted file."""
+        """The receiver's BASIS for one wanted file, or for a name that is wanted since it cannot be linked."""
 
     def ack_untrusted(self, payload: Buffer) -> None:
         """The receiver's ACK: counters, credits, chunks to forget."""
@@ -114,7 +117,7 @@ class Receiver:
     ones are left alone, its own are swept where they are met unless they hold a partial that fits.
     ``delta_min`` is the size from which a file with a basis is asked for by signature.
     ``arrow`` is the first character of an itemized transfer: "<" sent, ">" received.
-
+    ``hard_links`` makes what the list says are names of one file names of one file here too, and of no other.
     """
 
     def __init__(
@@ -126,6 +129,7 @@ class Receiver:
         hashes: bool,
         owner: bool,
         group: bool,
+        hard_links: bool,
         dry_run: bool,
         itemize: bool,
         force: bool,
@@ -159,7 +163,8 @@ class Receiver:
 
     def counters(self) -> dict[str, int]:
         """Monotonic: listed, listed_bytes, compared, wanted_files, wanted_bytes, files, bytes (of files applied),
-        literal, matched, created, updated, dirs, symlinks, meta, deleted, problems, skipped, data_bytes, list_done."""
+        literal, matched, created, updated, dirs, symlinks, linked (names; of files created or updated, too), meta,
+        deleted, problems, skipped, data_bytes, list_done."""
 
     def profile(self) -> dict[str, tuple[int, int, int]]:
         """Where the time went, with ``profile=True``: by stage, ns that the engine's threads spent in it, and its first

@@ -47,6 +47,7 @@ class Pair(NamedTuple):
     source_text: str
     destination_text: str
     compress: str = "auto"
+    hard_links: bool = True
 
 
 class Config(NamedTuple):
@@ -229,7 +230,7 @@ class _Reader:
         at = ("pair", name)
         if not _NAME.fullmatch(name):
             raise self._error(at, None, "a pair's name is letters, digits, - and _, at most 64 of them")
-        self._known(at, table, ("source", "destination", "mirror", "exclude", "compress"))
+        self._known(at, table, ("source", "destination", "mirror", "exclude", "compress", "hard_links"))
         source, source_text = self._location(at, table, "source")
         destination, destination_text = self._location(at, table, "destination")
         if source.host is not None and destination.host is not None:
@@ -243,14 +244,14 @@ class _Reader:
         for other in others.values():
             if other.destination == destination:
                 raise self._error(at, "destination", f"pair {other.name} has this destination already")
-        mirror = table.get("mirror", False)
-        if type(mirror) is not bool:
-            raise self._error(at, "mirror", "true or false is allowed")
+        mirror = self._flag(at, table, "mirror", default=False)
+        hard_links = self._flag(at, table, "hard_links", default=True)
         exclude = table.get("exclude", [])
         if type(exclude) is not list or not all(type(p) is str and _is_pattern(p) for p in exclude):
             raise self._error(at, "exclude", f"a list of patterns is allowed, each of 1 to {EXCLUDE_MAX} bytes")
         compress = self._choice(at, table, "compress", COMPRESS) or "auto"
-        return Pair(name, source, destination, mirror, tuple(exclude), source_text, destination_text, compress)
+        texts = (source_text, destination_text)
+        return Pair(name, source, destination, mirror, tuple(exclude), *texts, compress, hard_links)
 
     def _location(self, at: tuple[str, ...], table: dict[str, Any], key: str) -> tuple[Location, str]:
         text = self._text(at, table, key)
@@ -286,6 +287,12 @@ class _Reader:
         value = table.get(key)
         if value is not None and (type(value) is not str or not value or "\0" in value):
             raise self._error(at, key, "a non-empty text is allowed")
+        return value
+
+    def _flag(self, at: tuple[str, ...], table: dict[str, Any], key: str, *, default: bool) -> bool:
+        value = table.get(key, default)
+        if type(value) is not bool:
+            raise self._error(at, key, "true or false is allowed")
         return value
 
     def _choice(self, at: tuple[str, ...], table: dict[str, Any], key: str, choices: tuple[str, ...]) -> str | None:

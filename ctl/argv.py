@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from proto.job import Location
 
 Values = dict[str, Any]
-"""Options by their names, ``-`` as ``_``: True, a text, a number, or a list of bytes."""
+"""Options by their names, ``-`` as ``_``: True (False of a ``no-``), a text, a number, or a list of bytes."""
 
 JOB_OPTIONS = {
     "delete": "flag", "checksum": "flag", "dry-run": "flag", "itemize": "flag", "stats": "flag", "profile": "flag",
-    "json": "flag", "owner": "flag", "group": "flag", "force": "flag", "detach": "flag", "exclude": "bytes",
-    "max-delete": "count", "timeout": "seconds", "compress": "choice",
+    "json": "flag", "owner": "flag", "group": "flag", "hard-links": "flag", "no-hard-links": "flag", "force": "flag",
+    "detach": "flag", "exclude": "bytes", "max-delete": "count", "timeout": "seconds", "compress": "choice",
 }  # fmt: skip
 
 #: verb -> (its options, the fewest and the most operands)
@@ -39,7 +39,10 @@ VERBS: dict[str, tuple[dict[str, str], int, int | None]] = {
     "version": ({}, 0, 0),
     "help": ({}, 0, 1),
 }
-_SHORT = {"-n": "--dry-run", "-i": "--itemize", "-z": "--compress=always", "--no-compress": "--compress=never"}
+_SHORT = {
+    "-n": "--dry-run", "-i": "--itemize", "-z": "--compress=always", "--no-compress": "--compress=never",
+    "-H": "--hard-links",
+}  # fmt: skip
 _TIMEOUT_MAX_S = 4_000_000
 
 
@@ -65,7 +68,7 @@ def parse(verb: str, words: list[str]) -> tuple[list[str], Values]:
         if kind == "flag":
             if equals:
                 raise _usage(verb, f"{name} takes no value")
-            values[name[2:].replace("-", "_")] = True
+            values[name[2:].removeprefix("no-").replace("-", "_")] = not name.startswith("--no-")
             continue
         if not equals:
             if at == len(words):

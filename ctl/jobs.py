@@ -64,6 +64,8 @@ def _options(values: argv.Values) -> dict[str, Any]:
         for name in ("delete", "checksum", "dry_run", "itemize", "owner", "group", "force", "profile", "detach")
         if name in values
     }
+    if "hard_links" in values:
+        fields["hard_links"] = values["hard_links"]
     if values.get("timeout"):
         fields["timeout_ms"] = max(1, int(values["timeout"] * 1000))
     fields |= {name: values[name] for name in ("max_delete", "compress") if name in values}

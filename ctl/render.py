@@ -111,9 +111,10 @@ def item(line: bytes) -> str:
 def summary(stats: Counters, problems: int, seconds: float, wire: tuple[int, int], *, dry_run: bool) -> str:
     """The last line of a job."""
     kind = "wanted_" if dry_run else ""
-    files, deleted = stats.get(kind + "files", 0), stats.get("deleted", 0)
+    files, linked, deleted = stats.get(kind + "files", 0), stats.get("linked", 0), stats.get("deleted", 0)
     others = sum(stats.get(key, 0) for key in ("dirs", "symlinks", "meta"))
     parts = [f"{plural(files, 'file')}, {size(stats.get(kind + 'bytes', 0))}"] if files else []
+    parts += [f"{linked:,} linked"] if linked else []
     parts += [plural(others, "other change")] if others else []
     parts += [f"{deleted:,} deleted"] if deleted else []
     text = ", ".join(parts) if parts else "nothing to do" if problems else "up to date"
@@ -137,6 +138,7 @@ def statistics(stats: Counters, epochs: int, seconds: float, wire: tuple[int, in
         ("updated", "updated"),
         ("directories made", "dirs"),
         ("symlinks made", "symlinks"),
+        ("hard links made", "linked"),
         ("attributes set", "meta"),
         ("deleted", "deleted"),
         ("skipped", "skipped"),

@@ -38,6 +38,7 @@ _OPTIONS = """\
   --checksum           compare by content, not by size and time
   --exclude PATTERN    leave out what matches, with rsync's meaning; may be repeated
   --owner, --group     keep owner, group (as far as privileges go)
+  --no-hard-links      make names of one file files of their own; -H, --hard-links links them, as is the default
   -n, --dry-run        change nothing, say what would be done
   -i, --itemize        a line for each change, in rsync's form
   --compress WHEN      auto (where the link is slower than this processor; the default), never, always

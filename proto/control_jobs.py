@@ -46,6 +46,8 @@ class Run(NamedTuple):
     itemize: bool = False
     owner: bool = False
     group: bool = False
+    hard_links: bool | None = None
+    """None: on."""
     force: bool = False
     profile: bool = False
     max_delete: int | None = None
@@ -74,6 +76,8 @@ class Sync(NamedTuple):
     itemize: bool = False
     owner: bool = False
     group: bool = False
+    hard_links: bool | None = None
+    """None: as the pair has it."""
     force: bool = False
     profile: bool = False
     max_delete: int | None = None
@@ -247,6 +251,8 @@ def _check_job(message: Run | Sync) -> None:
             raise RemoteProtocolError(f"{name}: a variable cannot hold a NUL")
     for name in ("delete", "checksum", "dry_run", "itemize", "owner", "group", "force", "profile", "detach"):
         check_bool(name, getattr(message, name))
+    if message.hard_links is not None:
+        check_bool("hard_links", message.hard_links)
     if message.max_delete is not None:
         check_uint("max_delete", message.max_delete)
     if message.timeout_ms is not None:

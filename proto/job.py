@@ -62,6 +62,7 @@ class Options(NamedTuple):
     itemize: bool = False
     owner: bool = False
     group: bool = False
+    hard_links: bool = True
     force: bool = False
     profile: bool = False
     max_delete: int | None = None

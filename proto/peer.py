@@ -74,6 +74,7 @@ class Open(NamedTuple):
     itemize: bool = False
     owner: bool = False
     group: bool = False
+    hard_links: bool = True
     force: bool = False
     profile: bool = False
     """The responder's last message, DONE or CLOSED, is to tell where its time went."""
@@ -96,7 +97,8 @@ class Open(NamedTuple):
         check_path("root", self.root, limits.PATH_MAX_BYTES)
         check_uint("list_window", self.list_window)
         check_uint("data_window", self.data_window)
-        for name in ("delete", "checksum", "dry_run", "itemize", "owner", "group", "force", "profile"):
+        flags = ("delete", "checksum", "dry_run", "itemize", "owner", "group", "hard_links", "force", "profile")
+        for name in flags:
             check_bool(name, getattr(self, name))
         if self.max_delete is not None:
             check_uint("max_delete", self.max_delete)

@@ -174,6 +174,7 @@ def jobs_of(message: Sync, config: Config) -> list[Job]:
                 (*(p.encode() for p in pair.exclude), *message.excludes),
                 delete=pair.mirror,
                 compress=pair.compress,
+                hard_links=pair.hard_links,
             ),
             pair.name,
         )
@@ -211,11 +212,18 @@ def _split_items(payload: bytes, limit: int) -> list[Items]:
 
 
 def _options(
-    message: Run | Sync, excludes: tuple[bytes, ...], *, delete: bool = False, compress: str = "auto"
+    message: Run | Sync,
+    excludes: tuple[bytes, ...],
+    *,
+    delete: bool = False,
+    compress: str = "auto",
+    hard_links: bool = True,
 ) -> Options:
+    if message.hard_links is not None:
+        hard_links = message.hard_links
     return Options(
         message.delete or delete, message.checksum, message.dry_run, message.itemize, message.owner, message.group,
-        message.force, message.profile, message.max_delete, excludes, message.compress or compress,
+        hard_links, message.force, message.profile, message.max_delete, excludes, message.compress or compress,
     )  # fmt: skip
 
 

@@ -154,6 +154,7 @@ class Initiator:
             itemize=options.itemize,
             owner=options.owner,
             group=options.group,
+            hard_links=options.hard_links,
             force=options.force,
             profile=options.profile,
             max_delete=options.max_delete,

@@ -12,7 +12,9 @@ if TYPE_CHECKING:
 
 Problem = tuple[bytes, str, int]
 
-_ADDED = ("files", "bytes", "literal", "matched", "created", "updated", "dirs", "symlinks", "meta", "deleted")
+_ADDED = (
+    "files", "bytes", "literal", "matched", "created", "updated", "dirs", "symlinks", "linked", "meta", "deleted",
+)  # fmt: skip
 """Counters of a lost epoch's work that no later one does again; the others tell of the last epoch."""
 
 

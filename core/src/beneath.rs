@@ -41,6 +41,8 @@ pub struct Meta {
     pub ctime: (i64, u32),
     /// Device and inode.
     pub id: (u64, u64),
+    /// Names.
+    pub links: u64,
     /// Owner.
     pub uid: u32,
     /// Group.
@@ -63,6 +65,7 @@ impl Meta {
             mtime_ns: st.st_mtime_nsec as u32,
             ctime: (st.st_ctime as i64, st.st_ctime_nsec as u32),
             id: (st.st_dev as u64, st.st_ino as u64),
+            links: st.st_nlink as u64,
             uid: st.st_uid,
             gid: st.st_gid,
         }
@@ -210,7 +213,7 @@ pub fn open_write_at(dir: impl AsFd, name: &[u8]) -> io::Result<(OwnedFd, Meta)>
     let fd = rustix::fs::openat(dir, name, flags, Mode::empty())?;
     let st = rustix::fs::fstat(&fd)?;
     let meta = Meta::new(&st);
-    if meta.kind != crate::list::REGULAR || st.st_nlink != 1 || st.st_uid != rustix::process::geteuid().as_raw() {
+    if meta.kind != crate::list::REGULAR || meta.links != 1 || st.st_uid != rustix::process::geteuid().as_raw() {
         return Err(Errno::INVAL.into());
     }
     Ok((fd, meta))
@@ -239,6 +242,12 @@ pub fn mkdir_at(dir: impl AsFd, name: &[u8]) -> io::Result<()> {
 /// Makes the symlink `name` in `dir`; its target is stored as it is and never followed.
 pub fn symlink_at(target: &[u8], dir: impl AsFd, name: &[u8]) -> io::Result<()> {
     Ok(rustix::fs::symlinkat(target, dir, name)?)
+}
+
+/// Gives what is named `old` in `old_dir` the name `new` in `new_dir` as well, which must not exist; of a symlink, to
+/// itself.
+pub fn link_at(old_dir: impl AsFd, old: &[u8], new_dir: impl AsFd, new: &[u8]) -> io::Result<()> {
+    Ok(rustix::fs::linkat(old_dir, old, new_dir, new, AtFlags::empty())?)
 }
 
 /// Renames within `dir`, replacing what is not a directory.

@@ -2,6 +2,10 @@
 //!
 //! Layout: docs/protocol.md, LIST. Nothing here touches a file.
 
+mod links;
+
+pub use links::Link;
+
 /// Entry type: a directory.
 pub const DIRECTORY: u8 = 0;
 /// Entry type: a regular file.
@@ -19,6 +23,8 @@ pub const SINGLE: u16 = 1;
 pub const OWNERS: u16 = 2;
 /// Chunk flag: content hashes are there.
 pub const HASHES: u16 = 4;
+/// Chunk flag: some entries are names of one file.
+pub const LINKS: u16 = 8;
 
 /// Group flag: the first part of a directory.
 pub const FIRST: u8 = 1;
@@ -93,6 +99,7 @@ pub struct Builder {
     paths: Vec<u8>,
     names: Vec<u8>,
     targets: Vec<u8>,
+    links: Vec<u8>,
 }
 
 impl Builder {
@@ -149,6 +156,12 @@ impl Builder {
         }
     }
 
+    /// The entry pushed last is a name of a file that has others.
+    pub fn link(&mut self, group: u32) {
+        links::write((self.entries() as u32 - 1, group), &mut self.links);
+        self.flags |= LINKS;
+    }
+
     /// Entries so far.
     pub fn entries(&self) -> usize {
         self.kinds.len()
@@ -169,7 +182,7 @@ impl Builder {
         self.group_count == 0
     }
 
-    fn columns(&self) -> [&[u8]; 14] {
+    fn columns(&self) -> [&[u8]; 15] {
         [
             &self.groups,
             &self.kinds,
@@ -185,6 +198,7 @@ impl Builder {
             &self.paths,
             &self.names,
             &self.targets,
+            &self.links,
         ]
     }
 
@@ -206,6 +220,7 @@ impl Builder {
             out.extend_from_slice(column);
         }
         self.group_count = 0;
+        self.flags &= !LINKS;
         for column in [
             &mut self.groups,
             &mut self.kinds,
@@ -221,6 +236,7 @@ impl Builder {
             &mut self.paths,
             &mut self.names,
             &mut self.targets,
+            &mut self.links,
         ] {
             column.clear();
         }
@@ -238,6 +254,7 @@ pub struct Chunk {
     /// Offsets into `names` and `targets`, one more than entries.
     name_ends: Vec<u32>,
     target_ends: Vec<u32>,
+    links: Vec<Link>,
 }
 
 #[derive(Default)]
@@ -265,7 +282,7 @@ impl Chunk {
             return Err("a file-list chunk of an unknown layout");
         }
         let flags = u16_at(&data, 2);
-        if flags & !(SINGLE | OWNERS | HASHES) != 0 {
+        if flags & !(SINGLE | OWNERS | HASHES | LINKS) != 0 {
             return Err("a file-list chunk with unknown flags");
         }
         let [group_count, entries, paths_len, names_len, targets_len] =
@@ -294,13 +311,19 @@ impl Chunk {
         columns.paths = place(paths_len as u64);
         columns.names = place(names_len as u64);
         columns.targets = place(targets_len as u64);
-        if at != data.len() as u64 {
+        if at != data.len() as u64 && (flags & LINKS == 0 || at > data.len() as u64) {
             return Err("a file-list chunk whose columns do not fill it");
         }
+        let links = if flags & LINKS != 0 {
+            links::parse_untrusted(&data[at as usize..], &data[columns.kinds..columns.kinds + entries])?
+        } else {
+            Vec::new()
+        };
         let mut chunk = Self {
             groups: parse_groups(&data, group_count, entries, paths_len)?,
             name_ends: ends(&data[name_lens..name_lens + 2 * entries], names_len)?,
             target_ends: ends(&data[target_lens..target_lens + 2 * entries], targets_len)?,
+            links,
             data,
             flags,
             entries,
@@ -380,6 +403,17 @@ impl Chunk {
     pub fn group_of(&self, i: u32) -> &Group {
         let at = self.groups.partition_point(|g| g.start + g.entries <= i);
         &self.groups[at]
+    }
+
+    /// The entries that are names of one file with others, in order.
+    pub fn links(&self) -> &[Link] {
+        &self.links
+    }
+
+    /// The group of names that entry `i` is of.
+    pub fn link_of(&self, i: u32) -> Option<u32> {
+        let at = self.links.binary_search_by_key(&i, |link| link.0).ok()?;
+        Some(self.links[at].1)
     }
 
     /// Entry `i`. Panics when it is out of range: callers check peers' indexes with `entries()` first.
@@ -483,93 +517,4 @@ pub fn u64_at(data: &[u8], at: usize) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn entry<'a>(name: &'a [u8], kind: u8, target: &'a [u8]) -> Entry<'a> {
-        Entry {
-            kind,
-            mode: 0o644,
-            size: if kind == REGULAR { 7 } else { 0 },
-            mtime_s: -5,
-            mtime_ns: 999_999_999,
-            uid: 1,
-            gid: 2,
-            name,
-            target,
-            hash: [3; 32],
-        }
-    }
-
-    fn sample(flags: u16) -> Vec<u8> {
-        let mut builder = Builder::new(flags);
-        builder.begin_group(b"", FIRST, 0);
-        builder.push(&entry(b"", DIRECTORY, b""));
-        builder.push(&entry(b"sub", DIRECTORY, b""));
-        builder.push(&entry(b"l", SYMLINK, b"../x"));
-        builder.amend_group(LAST, 0);
-        builder.begin_group(b"sub", FIRST | LAST, 0);
-        builder.push(&entry(b"caf\xe9", REGULAR, b""));
-        let expected = builder.len();
-        let out = builder.finish();
-        assert_eq!(out.len(), expected);
-        assert!(builder.is_empty());
-        out
-    }
-
-    #[test]
-    fn a_chunk_comes_back_as_it_was_built() {
-        for flags in [0, OWNERS, HASHES, OWNERS | HASHES] {
-            let chunk = Chunk::parse_untrusted(sample(flags)).expect("valid");
-            assert_eq!(chunk.entries(), 4);
-            assert_eq!(chunk.path(&chunk.groups()[1]), b"sub");
-            assert_eq!(chunk.groups()[0].flags, FIRST | LAST);
-            let mut last = entry(b"caf\xe9", REGULAR, b"");
-            if flags & OWNERS == 0 {
-                (last.uid, last.gid) = (0, 0);
-            }
-            if flags & HASHES == 0 {
-                last.hash = [0; 32];
-            }
-            assert_eq!(chunk.entry(3), last);
-            assert_eq!(chunk.entry(2).target, b"../x");
-            assert_eq!(chunk.group_of(2).entries, 3);
-            assert_eq!(chunk.group_of(3).start, 3);
-        }
-    }
-
-    #[test]
-    fn every_truncation_is_refused() {
-        let whole = sample(OWNERS);
-        for len in 0..whole.len() {
-            assert!(Chunk::parse_untrusted(whole[..len].to_vec()).is_err(), "{len}");
-        }
-    }
-
-    #[test]
-    fn no_flipped_byte_panics() {
-        let whole = sample(HASHES);
-        for at in 0..whole.len() {
-            for flip in [1u8, 0x80, 0xff] {
-                let mut data = whole.clone();
-                data[at] ^= flip;
-                let _ = Chunk::parse_untrusted(data);
-            }
-        }
-    }
-
-    #[test]
-    fn hostile_names_are_refused() {
-        for name in [&b".."[..], b".", b"", b"a/b", b"a\0b", &[b'x'; 256]] {
-            let mut builder = Builder::new(0);
-            builder.begin_group(b"d", FIRST | LAST, 0);
-            builder.push(&entry(name, REGULAR, b""));
-            assert!(Chunk::parse_untrusted(builder.finish()).is_err(), "{name:?}");
-        }
-        for path in [&b"/etc"[..], b"a//b", b"a/", b"..", b"a/../b", b"a/."] {
-            let mut builder = Builder::new(0);
-            builder.begin_group(path, FIRST | LAST, 0);
-            assert!(Chunk::parse_untrusted(builder.finish()).is_err(), "{path:?}");
-        }
-    }
-}
+mod tests;

@@ -8,6 +8,7 @@ pub mod engine;
 pub mod large;
 pub mod link;
 pub mod listing;
+pub mod names;
 pub mod queue;
 pub mod read;
 pub mod source;
@@ -74,7 +75,8 @@ impl Sender {
 impl Sender {
     #[new]
     #[pyo3(signature = (
-        root, *, filters, hashes, owners, threads, batch_max, list_window, data_window, compress, far, wake_fd,
+        root, *, filters, hashes, owners, hard_links, threads, batch_max, list_window, data_window, compress, far,
+        wake_fd,
         profile = false
     ))]
     #[allow(clippy::too_many_arguments, reason = "keywords of the Python constructor")]
@@ -84,6 +86,7 @@ impl Sender {
         filters: Vec<Vec<u8>>,
         hashes: bool,
         owners: bool,
+        hard_links: bool,
         threads: usize,
         batch_max: usize,
         list_window: u64,
@@ -102,6 +105,7 @@ impl Sender {
                 hashes,
             },
             owners,
+            hard_links,
             threads,
             batch_max,
             windows: (list_window, data_window),

@@ -22,6 +22,8 @@ const PIECES_HEAD: usize = 16;
 const KIND_SIGNATURE: u8 = 1;
 const KIND_PIECES: u8 = 2;
 const KIND_PIECES_FIRST: u8 = 3;
+const KIND_NOTHING: u8 = 4;
+const NOTHING_LEN: usize = 12;
 
 /// The BLAKE3 chaining value of a block as a subtree of its file. Those of a piece's blocks merge to the piece's, so a
 /// file is hashed once for its blocks and its pieces.
@@ -152,6 +154,8 @@ pub enum Kind {
     Pieces,
     /// The same; a signature follows.
     PiecesFirst,
+    /// Nothing is there of it: a name that was to be linked is to be sent after all.
+    Nothing,
 }
 
 /// The file that a BASIS payload is about, as (chunk, index), and its kind.
@@ -163,6 +167,13 @@ pub fn peek_untrusted(payload: &[u8]) -> Result<(u32, u32, Kind), &'static str> 
         KIND_SIGNATURE => Ok((chunk, index, Kind::Signature)),
         KIND_PIECES => Ok((chunk, index, Kind::Pieces)),
         KIND_PIECES_FIRST => Ok((chunk, index, Kind::PiecesFirst)),
+        KIND_NOTHING => {
+            reserved_untrusted(payload, HEAD)?;
+            match payload.len() {
+                NOTHING_LEN => Ok((chunk, index, Kind::Nothing)),
+                _ => Err("basis: length"),
+            }
+        }
         _ => Err("basis: unknown kind"),
     }
 }
@@ -200,6 +211,11 @@ pub fn encode_pieces((chunk, index): (u32, u32), pieces: &[(u32, [u8; 32])], fir
         out.extend_from_slice(&piece.to_le_bytes());
         out.extend_from_slice(hash);
     }
+}
+
+/// Appends a BASIS payload that asks for file (chunk, index), of which nothing is there, after all.
+pub fn encode_nothing((chunk, index): (u32, u32), out: &mut Vec<u8>) {
+    encode_head(chunk, index, KIND_NOTHING, out);
 }
 
 fn encode_head(chunk: u32, index: u32, kind: u8, out: &mut Vec<u8>) {
@@ -462,7 +478,8 @@ mod tests {
             parts[part][at..at + bytes.len()].copy_from_slice(bytes);
             build(&parts).err()
         };
-        assert_eq!(broken(0, 8, &[4]), Some("basis: unknown kind"));
+        assert_eq!(broken(0, 8, &[5]), Some("basis: unknown kind"));
+        assert_eq!(broken(0, 8, &[4]), Some("basis: length"));
         assert_eq!(broken(0, 9, &[1]), Some("basis: reserved bytes"));
         assert_eq!(broken(1, 12, &[9]), Some("basis: parts differ"));
         assert_eq!(broken(0, 12, &[0xff; 8]), Some("basis: too many blocks"));

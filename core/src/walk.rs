@@ -20,7 +20,7 @@ use crate::profile::{Profile, Stage};
 use crate::temp;
 
 use part::Found;
-pub use part::Part;
+pub use part::{Linked, Part};
 
 /// Directories held open for children that wait; beyond it children are opened beneath the root.
 const HANDLES_MAX: usize = 128;

@@ -38,7 +38,8 @@ def sync(source: str, destination: str, *, owners: bool = False, **options: Any)
     read_fd, write_fd = os.pipe()
     os.set_blocking(read_fd, False)
     settings: dict[str, Any] = {
-        "filters": [], "delete": False, "hashes": False, "owner": owners, "group": owners, "dry_run": False,
+        "filters": [], "delete": False, "hashes": False, "owner": owners, "group": owners, "hard_links": True,
+            "dry_run": False,
         "itemize": True, "force": True, "max_delete": None, "arrow": ">", "threads": 2, "delta_min": 1 << 16,
         "partial_min": 1 << 20, "list_window": 1 << 20, "data_window": 1 << 24, "temp_tag": "00c0ffee",
     }  # fmt: skip
@@ -47,8 +48,9 @@ def sync(source: str, destination: str, *, owners: bool = False, **options: Any)
     try:
         receiver = _core.Receiver(os.fsencode(destination), wake_fd=write_fd, **settings)
         sender = _core.Sender(
-            os.fsencode(source), filters=settings["filters"], hashes=settings["hashes"], owners=owners, threads=2,
-            batch_max=1 << 20, list_window=1 << 20, data_window=1 << 24, compress="auto", far=False, wake_fd=write_fd,
+            os.fsencode(source), filters=settings["filters"], hashes=settings["hashes"], owners=owners,
+            hard_links=settings["hard_links"], threads=2, batch_max=1 << 20, list_window=1 << 20, data_window=1 << 24,
+            compress="auto", far=False, wake_fd=write_fd,
         )  # fmt: skip
         return _pump(sender, receiver, read_fd)
     finally:

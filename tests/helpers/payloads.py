@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 DIRECTORY, REGULAR, SYMLINK, OTHER, UNREADABLE = range(5)
 FIRST, LAST, INCOMPLETE = 1, 2, 4
-SINGLE, OWNERS, HASHES = 1, 2, 4
+SINGLE, OWNERS, HASHES, LINKS = 1, 2, 4, 8
 WHOLE, PIECE_RECORD, END, PROBLEM = 1, 2, 3, 4
 RAW, DELTA, SAME, HOLE = 0, 1, 2, 3
 PIECE = 1 << 20
@@ -25,6 +25,8 @@ class Entry(NamedTuple):
     uid: int = 0
     gid: int = 0
     hash: bytes = bytes(32)
+    link: int | None = None
+    """The group of names that it is of."""
 
 
 class Group(NamedTuple):
@@ -56,7 +58,8 @@ def pack_list(groups: list[Group], flags: int = 0) -> bytes:
         out += [struct.pack("<I", row.gid) for row in rows]
     if flags & HASHES:
         out += [row.hash for row in rows]
-    return b"".join([*out, paths, names, targets])
+    links = b"".join(struct.pack("<II", i, row.link) for i, row in enumerate(rows) if row.link is not None)
+    return b"".join([*out, paths, names, targets, links])
 
 
 def unpack_list(payload: bytes) -> tuple[int, list[Group]]:
@@ -85,14 +88,17 @@ def unpack_list(payload: bytes) -> tuple[int, list[Group]]:
         at += 32 * count
     paths = payload[at : at + paths_len]
     names = payload[at + paths_len : at + paths_len + names_len]
-    targets = payload[at + paths_len + names_len :]
-    assert len(targets) == targets_len
+    targets = payload[at + paths_len + names_len :][:targets_len]
+    links = dict(struct.iter_unpack("<II", payload[at + paths_len + names_len + targets_len :]))
+    assert bool(links) == bool(flags & LINKS)
     rows = []
     for i in range(count):
         name, names = names[: name_lens[i]], names[name_lens[i] :]
         target, targets = targets[: target_lens[i]], targets[target_lens[i] :]
         mtime_ns = seconds[i] * 10**9 + nanos[i]
-        rows.append(Entry(name, kinds[i], modes[i], sizes[i], mtime_ns, target, uids[i], gids[i], hashes[i]))
+        rows.append(
+            Entry(name, kinds[i], modes[i], sizes[i], mtime_ns, target, uids[i], gids[i], hashes[i], links.get(i))
+        )
     groups = []
     for entries, path_len, group_flags, _, errno in heads:
         path, paths = paths[:path_len], paths[path_len:]

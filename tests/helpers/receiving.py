@@ -27,7 +27,8 @@ class Driver:
     def __init__(self, root: Path, **options: Any) -> None:
         self.read_fd, self.write_fd = os.pipe()
         defaults: dict[str, Any] = {
-            "filters": [], "delete": False, "hashes": False, "owner": False, "group": False, "dry_run": False,
+            "filters": [], "delete": False, "hashes": False, "owner": False, "group": False, "hard_links": True,
+            "dry_run": False,
             "itemize": True, "force": False, "max_delete": None, "arrow": ">", "threads": 2, "delta_min": 1 << 17,
             "partial_min": 1 << 20, "list_window": 1 << 20, "data_window": 1 << 24, "temp_tag": TAG,
         }  # fmt: skip

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 DIRECTORY, REGULAR, SYMLINK, OTHER, UNREADABLE = range(5)
 SINGLE, OWNERS, HASHES = 1, 2, 4
 FIRST, LAST, INCOMPLETE = 1, 2, 4
+LINKS = 8
 WHOLE, PIECE, END, PROBLEM = 1, 2, 3, 4
 RAW, DELTA, SAME, HOLE = 0, 1, 2, 3
 VANISHED, CHANGED, UNREADABLE_FILE = 1, 2, 3
@@ -98,7 +99,8 @@ def parse_chunk(data: bytes) -> tuple[int, list[Group]]:
     hashes = [data[at + 32 * i : at + 32 * i + 32] for i in range(n)] if flags & HASHES else [b""] * n
     at += 32 * n if flags & HASHES else 0
     paths, names, targets = at, at + paths_len, at + paths_len + names_len
-    assert targets + targets_len == len(data)
+    links = len(data) - targets - targets_len
+    assert links > 0 and links % 8 == 0 if flags & LINKS else links == 0
     groups, i = [], 0
     for count, path_len, group_flags, reserved, errno in heads:
         assert reserved == 0
@@ -164,6 +166,7 @@ class Sending:
         filters: tuple[bytes, ...] = (),
         hashes: bool = False,
         owners: bool = False,
+        hard_links: bool = True,
         threads: int = 2,
         batch_max: int = MIB + 4096,
         list_window: int = NO_LIMIT,
@@ -173,8 +176,8 @@ class Sending:
         self._wake = os.eventfd(0, os.EFD_NONBLOCK)
         try:
             self.sender = Sender(
-                os.fsencode(root), filters=list(filters), hashes=hashes, owners=owners, threads=threads,
-                batch_max=batch_max, list_window=list_window, data_window=data_window,
+                os.fsencode(root), filters=list(filters), hashes=hashes, owners=owners, hard_links=hard_links,
+                threads=threads, batch_max=batch_max, list_window=list_window, data_window=data_window,
                 compress=compress, far=False, wake_fd=self._wake,
             )  # fmt: skip
         except OSError:

@@ -253,13 +253,14 @@ def test_the_engines_never_stall_and_end_in_equal_trees(
         if destination is not None:
             plant(top + b"/dst", destination)
         sender = _core.Sender(
-            top + b"/src", filters=[], hashes=False, owners=False, threads=2, batch_max=1 << 20,
+            top + b"/src", filters=[], hashes=False, owners=False, hard_links=True, threads=2, batch_max=1 << 20,
             list_window=list_window, data_window=0 if pushing else data_window, compress=compress, far=False,
             wake_fd=writing,
         )  # fmt: skip
         opened.append(sender)
         receiver = _core.Receiver(
-            top + b"/dst", filters=[], delete=True, hashes=False, owner=False, group=False, dry_run=False,
+            top + b"/dst", filters=[], delete=True, hashes=False, owner=False, group=False, hard_links=True,
+            dry_run=False,
             itemize=False, force=True, max_delete=None, arrow="<", threads=2, delta_min=1000, partial_min=1 << 20,
             list_window=list_window, data_window=data_window, temp_tag="01234567", wake_fd=writing,
         )  # fmt: skip

@@ -48,8 +48,8 @@ PROFILE = {"wall_us": 9, "cpu_us": 8, "stages": {"walk": {"spent_us": 5, "first_
 FULL: list[Any] = [
     Ping(0), Pong((1 << 64) - 1),
     Open(SID, 0, "receiver", b"/srv", 0, 0),
-    Open(SID, (1 << 32) - 1, "sender", b"~/\xff", 1, 1, True, True, True, True, True, True, True, True, 5, "missing",
-         [b"*.o"], [[1, 2], [3, 4]], "always", 50_000),
+    Open(SID, (1 << 32) - 1, "sender", b"~/\xff", 1, 1, True, True, True, True, True, True, True, True, True,
+         5, "missing", [b"*.o"], [[1, 2], [3, 4]], "always", 50_000),
     Opened(SID, 1, 2, 3, "file"), Opened(SID, 1, 0, 0), Join(SID, 0),
     List(0), ListEnd(1, 2, bytes(32)), Want(7), Done({"files": 1}), Closed({}),
     Done({}, PROFILE), Closed({"listed": 1}, PROFILE), Error("protocol", "text", "hint"),

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from proto.schema import Message, Registry
 
 ENV = dict.fromkeys(ENVIRONMENT, "x")
-FLAGS = (True,) * 8
+FLAGS = (True,) * 9
 REQUESTS: list[Any] = [
     Run(0, b"/a", b"box:\xff"), Run((1 << 32) - 1, b"/a", b"b", ENV, *FLAGS, 7, [b"*.o"], 1, True),
     Sync(1), Sync(1, [b"site", b"/x"], ENV, *FLAGS, 0, [b"a"], 5000, True), Cancel(1, 2), Status(1), ListPairs(1),

@@ -254,8 +254,8 @@ def test_a_sender_without_a_wake_fd_or_a_walk_closes(tmp_path: Path) -> None:
     make_tree(tmp_path)
     for start in (False, True):
         sender = Sender(
-            os.fsencode(tmp_path), filters=[], hashes=False, owners=False, threads=2, batch_max=1 << 20,
-            list_window=0, data_window=0, compress="never", far=False, wake_fd=-1,
+            os.fsencode(tmp_path), filters=[], hashes=False, owners=False, hard_links=True, threads=2,
+            batch_max=1 << 20, list_window=0, data_window=0, compress="never", far=False, wake_fd=-1,
         )  # fmt: skip
         if start:
             sender.start()

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::outbox::add;
 use super::queue::Job;
 use super::state::Pending;
-use super::{Shared, basis, finish, problem};
+use super::{Shared, basis, finish, groups, problem};
 use super::{pieces::piecewise, whole::whole};
 use crate::beneath::{self, lock};
 use crate::buffer;
@@ -24,6 +24,7 @@ pub fn run(shared: &Shared) {
             Job::Basis(chunk, index, partial) => {
                 profile.time(Stage::Sign, || basis::answer(shared, chunk, index, partial));
             }
+            Job::Links(followers) => profile.time(Stage::Apply, || groups::link_all(shared, followers)),
             Job::Sign(signing) => {
                 if profile.time(Stage::Sign, || signing.work(shared)) {
                     shared.queue.sign(&signing, 1);
@@ -108,6 +109,9 @@ fn apply(shared: &Shared, record: &Record, content: &[u8]) -> Result<(), &'stati
             let errno = record.errno.cast_signed();
             let path = path_of(shared, &pending, i);
             shared.out.problem(&shared.counters, record.code, errno, &path);
+            if matches!(record.code, problem::UNREADABLE | problem::CHANGED) {
+                groups::refused(shared, &pending, i, record.code, errno);
+            }
             if record.piece > 0 {
                 return piecewise(shared, &pending, record, content, place);
             }
@@ -150,6 +154,7 @@ pub fn settled(shared: &Shared, pending: &Arc<Pending>, i: u32) {
             shared.queue.unsigned(bytes);
         }
     }
+    groups::settle(shared, pending, i);
     let settled = pending.fresh(i).map_or(1, |fresh| fresh.settle(shared));
     if settled == 0 {
         return;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::apply::{path_of, settled};
 use super::outbox::add;
 use super::state::{Pending, Place};
-use super::{Aside, Shared, problem};
+use super::{Aside, Shared, groups, problem};
 use crate::beneath::{self, join, lock};
 use crate::profile::Stage;
 use crate::record::Record;
@@ -119,6 +119,7 @@ pub fn finished(shared: &Shared, pending: &Arc<Pending>, record: &Record, place:
                     &shared.counters.updated
                 };
                 add(counter, 1);
+                groups::placed(shared, pending, i);
             }
         },
         Err(e) => {

@@ -5,6 +5,8 @@ use std::sync::atomic::Ordering;
 
 use super::dirs::{Dirs, Here, Parts};
 use super::entries::At;
+use super::groups::{self, Follower};
+use super::linking::Member;
 use super::outbox::add;
 use super::queue::Input;
 use super::state::{Home, Pending, Place};
@@ -56,6 +58,12 @@ pub struct Found {
     pub wanted: Vec<(u32, Place)>,
     /// Wanted entries with a basis, and the partial to use where there is one.
     pub basis: Vec<(u32, Option<Vec<u8>>)>,
+    /// Entries that are names of one file with others: what they mean is seen when all of the chunk are known.
+    pub members: Vec<Member>,
+    /// Those that are to be linked to another one.
+    pub followers: Vec<Follower>,
+    /// Wanted entries that the sender does not send unasked.
+    pub again: Vec<u32>,
 }
 
 impl Generator<'_> {
@@ -93,6 +101,7 @@ impl Generator<'_> {
         {
             return self.violation("a file list without what was asked for, or with more");
         }
+        let others = self.other_names(&chunk)?;
         if n == 0 {
             self.begin(&chunk)?;
         } else if chunk.flags() & list::SINGLE != 0 {
@@ -112,6 +121,9 @@ impl Generator<'_> {
             dirs.listed(chunk.len() as u64);
             for (at, group) in chunk.groups().iter().enumerate() {
                 homes.push(self.group(&mut dirs, &chunk, n == 0 && at == 0, group, &mut found)?);
+            }
+            if !chunk.links().is_empty() {
+                self.linked(&mut dirs, n, &chunk, &others, &mut found)?;
             }
         }
         add(&shared.counters.compared, chunk.entries() as u64);
@@ -137,17 +149,24 @@ impl Generator<'_> {
             }
             shared.out.event(("want", n, Some(payload)));
         }
+        let followers = found.followers.len() as u64;
         let wanted = found.wanted.len() as u64;
-        if wanted == 0 {
+        if wanted + followers == 0 {
             shared.out.forget(n, chunk.len() as u64);
         } else {
             add(&shared.counters.wanted_files, wanted);
             let bytes = found.wanted.iter().map(|&(i, _)| chunk.entry(i).size).sum();
             add(&shared.counters.wanted_bytes, bytes);
-            let pending = Arc::new(Pending::new(n, chunk, homes, &found.wanted));
+            let pending = Arc::new(Pending::new(n, chunk, homes, &found.wanted, followers));
             lock(&shared.pending).insert(n, pending);
         }
-        shared.queue.compared(n, wanted);
+        shared.queue.compared(n, wanted + followers);
+        if followers > 0 {
+            shared.queue.links(found.followers);
+        }
+        for i in found.again {
+            groups::say(shared, (n, i));
+        }
         for (i, partial) in found.basis {
             shared.queue.basis(n, i, partial);
         }
@@ -213,14 +232,16 @@ impl Generator<'_> {
                 return Err(Stop);
             }
             let entry = self.renamed(chunk.entry(i));
-            let place = At {
+            let mut place = At {
                 dir: number,
                 fd: fd.as_deref(),
                 path: join(&path, entry.name),
+                link: chunk.link_of(i),
+                meta: None,
             };
-            self.entry(dirs, i, &entry, &place, found)?;
+            self.entry(dirs, i, &entry, &mut place, found)?;
             let wanted = found.wanted.last().is_some_and(|&(last, _)| last == i);
-            if self.shared.wants_all && entry.kind == REGULAR && !wanted {
+            if self.shared.wants_all && entry.kind == REGULAR && !wanted && place.link.is_none() {
                 found.wanted.push((i, Place::Nowhere));
             }
         }

@@ -15,7 +15,6 @@ use super::survey::survey;
 use super::{Aside, Before, problem};
 use crate::beneath::{self, Meta, hash_file, lock, split};
 use crate::list::{Chunk, DIRECTORY, Entry, Group, OTHER, REGULAR, SYMLINK, UNREADABLE};
-use crate::piece::PIECE;
 use crate::profile::Stage;
 use crate::temp::{self, Kind};
 
@@ -27,6 +26,10 @@ pub struct At<'a> {
     pub fd: Option<&'a OwnedFd>,
     /// Its path below the root.
     pub path: Vec<u8>,
+    /// The group of names that it is of.
+    pub link: Option<u32>,
+    /// What stands there.
+    pub meta: Option<Meta>,
 }
 
 impl Generator<'_> {
@@ -53,7 +56,14 @@ impl Generator<'_> {
         let _ = dirs.add(b"", entry, here, differs.any());
     }
 
-    pub(super) fn entry(&self, dirs: &mut Dirs, i: u32, entry: &Entry<'_>, at: &At<'_>, found: &mut Found) -> Step<()> {
+    pub(super) fn entry(
+        &self,
+        dirs: &mut Dirs,
+        i: u32,
+        entry: &Entry<'_>,
+        at: &mut At<'_>,
+        found: &mut Found,
+    ) -> Step<()> {
         let shared = self.shared;
         if entry.kind == DIRECTORY && dirs.bloated() {
             return self.violation("directories too deep to hold");
@@ -74,7 +84,7 @@ impl Generator<'_> {
             }
             return Ok(());
         }
-        let meta = match at.fd {
+        at.meta = match at.fd {
             Some(fd) if listed_here => match beneath::stat_at(fd, entry.name) {
                 Ok(meta) => Some(meta),
                 Err(e) if e.raw_os_error() == Some(libc::ENOENT) => None,
@@ -85,14 +95,18 @@ impl Generator<'_> {
             },
             _ => None,
         };
+        if let Some(group) = at.link {
+            self.member(dirs, i, entry, at, group, found);
+            return Ok(());
+        }
         match entry.kind {
-            DIRECTORY => self.directory(dirs, entry, at, meta),
+            DIRECTORY => self.directory(dirs, entry, at, at.meta),
             REGULAR => {
-                self.regular(dirs, i, entry, at, meta, found);
+                self.regular(dirs, i, entry, at, found);
                 Ok(())
             }
             SYMLINK => {
-                self.symlink(dirs, entry, at, meta);
+                self.symlink(dirs, entry, at, at.meta);
                 Ok(())
             }
             OTHER => {
@@ -181,52 +195,79 @@ impl Generator<'_> {
         Ok(())
     }
 
-    fn regular(&self, dirs: &mut Dirs, i: u32, entry: &Entry<'_>, at: &At<'_>, meta: Option<Meta>, found: &mut Found) {
-        let shared = self.shared;
-        let place = match meta {
-            None => Place::Absent,
-            Some(meta) if meta.kind == REGULAR => {
-                let mut differs = self.attributes(entry, &meta);
-                differs.size = meta.size != entry.size;
-                let same = if shared.options.hashes {
-                    differs.content = differs.size || !self.same_content(entry, at);
-                    !differs.content
-                } else {
-                    !differs.size && !differs.time
-                };
-                if same {
-                    self.adjust(entry, at, differs);
-                    return;
-                }
-                self.item(shared.options.arrow, &at.path, entry, false, differs);
-                Place::File
+    fn regular(&self, dirs: &mut Dirs, i: u32, entry: &Entry<'_>, at: &At<'_>, found: &mut Found) {
+        let mut differs = Differs::default();
+        if let Some(meta) = at.meta.filter(|m| m.kind == REGULAR) {
+            differs = self.compared(entry, at, &meta);
+            if self.is_same(entry, differs) && self.stays(&meta, differs) {
+                return self.adjust(entry, at, differs);
             }
+        }
+        let partial = self.partial(dirs, entry, at);
+        self.want(i, entry, at, differs, partial, found);
+    }
+
+    /// What differs between an entry and what is there, which is of its type; content only where that was asked for.
+    pub(super) fn compared(&self, entry: &Entry<'_>, at: &At<'_>, meta: &Meta) -> Differs {
+        let mut differs = self.attributes(entry, meta);
+        if entry.kind == SYMLINK {
+            differs.mode = false; // Linux has no modes of symlinks
+            let target = at.fd.and_then(|fd| beneath::read_link_at(fd, entry.name).ok());
+            differs.content = target.as_deref() != Some(entry.target);
+        } else {
+            differs.size = meta.size != entry.size;
+            if self.shared.options.hashes {
+                differs.content = differs.size || !self.same_content(entry, at);
+            }
+        }
+        differs
+    }
+
+    /// Whether what so differs needs no new content.
+    pub(super) fn is_same(&self, entry: &Entry<'_>, differs: Differs) -> bool {
+        if entry.kind == SYMLINK || self.shared.options.hashes {
+            !differs.content
+        } else {
+            !differs.size && !differs.time
+        }
+    }
+
+    /// Asks for a file's content. False when a directory is in its way, which was reported.
+    pub(super) fn want(
+        &self,
+        i: u32,
+        entry: &Entry<'_>,
+        at: &At<'_>,
+        differs: Differs,
+        partial: Option<Vec<u8>>,
+        found: &mut Found,
+    ) -> bool {
+        let shared = self.shared;
+        let place = match at.meta {
+            None => Place::Absent,
             Some(meta) if meta.kind == DIRECTORY => match self.replaceable(at, entry.name) {
                 Ok(()) => Place::Directory,
-                Err(e) => return shared.trouble(problem::IN_THE_WAY, &at.path, &e),
+                Err(e) => {
+                    shared.trouble(problem::IN_THE_WAY, &at.path, &e);
+                    return false;
+                }
             },
             Some(_) => Place::File,
         };
-        if meta.is_none_or(|m| m.kind != REGULAR) {
-            self.item(shared.options.arrow, &at.path, entry, true, Differs::default());
-        }
+        let old = at.meta.filter(|m| m.kind == REGULAR);
+        self.item(shared.options.arrow, &at.path, entry, old.is_none(), differs);
         if shared.options.dry_run {
             add(&shared.counters.wanted_files, 1);
             add(&shared.counters.wanted_bytes, entry.size);
-            return;
+            return true;
         }
         found.wanted.push((i, place));
-        let partial = dirs.list[at.dir as usize].partials.get(temp::stem(entry.name));
-        if entry.size > PIECE as u64 && partial.is_some() {
-            let partial = dirs.list[at.dir as usize].partials.remove(temp::stem(entry.name));
+        if partial.is_some() {
             found.basis.push((i, partial));
-        } else if let (Place::File, Some(meta)) = (place, meta)
-            && meta.kind == REGULAR
-            && meta.size >= shared.options.delta_min
-            && entry.size >= shared.options.delta_min
-        {
+        } else if old.is_some_and(|m| m.size >= shared.options.delta_min) && entry.size >= shared.options.delta_min {
             found.basis.push((i, None));
         }
+        true
     }
 
     /// Sets what differs of an up-to-date file, directory excepted, without touching its content.

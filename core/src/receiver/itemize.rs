@@ -57,6 +57,21 @@ pub fn line(update: u8, path: &[u8], entry: &Entry<'_>, new: bool, differs: Diff
     out
 }
 
+/// A line for an entry that was linked to what is named `leader`.
+pub fn linked(path: &[u8], entry: &Entry<'_>, new: bool, differs: Differs, leader: &[u8]) -> Vec<u8> {
+    let entry = Entry {
+        target: leader,
+        ..*entry
+    };
+    let mut out = line(b'h', path, &entry, new, differs);
+    if entry.kind == SYMLINK {
+        out.truncate(out.len() - leader.len() - b" -> ".len());
+    }
+    out.extend_from_slice(b" => ");
+    out.extend_from_slice(leader);
+    out
+}
+
 /// A line for what is deleted.
 pub fn deleting(path: &[u8], directory: bool) -> Vec<u8> {
     let mut out = b"*deleting   ".to_vec();

@@ -14,9 +14,10 @@ mod enter;
 mod entries;
 mod finish;
 mod fresh;
+mod groups;
 mod itemize;
 mod large;
-mod links;
+mod linking;
 mod outbox;
 mod pieces;
 mod problems;
@@ -25,6 +26,7 @@ mod queue;
 mod root;
 mod state;
 mod survey;
+mod symlinks;
 mod whole;
 
 pub use problems::unpack_problems_untrusted;
@@ -42,6 +44,7 @@ use crate::profile::Profile;
 use crate::temp::Namer;
 use asides::Aside;
 use dirs::Dirs;
+use groups::Groups;
 use large::Large;
 use outbox::{Counters, Outbox};
 use queue::Queue;
@@ -54,6 +57,7 @@ pub struct Options {
     pub hashes: bool,
     pub owner: bool,
     pub group: bool,
+    pub hard_links: bool,
     pub dry_run: bool,
     pub itemize: bool,
     pub force: bool,
@@ -68,6 +72,7 @@ pub type Failure = (&'static str, Vec<u8>, i32, String);
 
 /// Problem codes: docs/protocol.md, PROBLEMS.
 pub mod problem {
+    pub const CHANGED: u8 = 2;
     pub const UNREADABLE: u8 = 3;
     pub const UNREADABLE_DIR: u8 = 4;
     pub const WRITE: u8 = 5;
@@ -117,6 +122,7 @@ pub struct Shared {
     pub dirs: Mutex<Dirs>,
     /// Directories without a name that are open.
     pub fresh_open: AtomicU64,
+    pub linked: Mutex<Groups>,
     pub asides: Mutex<Vec<Aside>>,
     /// Entries in directories that make room for something else: deletions, too.
     pub replaced: AtomicU64,

@@ -42,6 +42,7 @@ counters!(
     updated,
     dirs,
     symlinks,
+    linked,
     meta,
     deleted,
     problems,

@@ -36,8 +36,8 @@ pub struct Receiver {
 impl Receiver {
     #[new]
     #[pyo3(signature = (
-        root, *, filters, delete, hashes, owner, group, dry_run, itemize, force, max_delete, arrow, threads, delta_min,
-        partial_min, list_window, data_window, temp_tag, wake_fd, profile = false
+        root, *, filters, delete, hashes, owner, group, hard_links, dry_run, itemize, force, max_delete, arrow, threads,
+        delta_min, partial_min, list_window, data_window, temp_tag, wake_fd, profile = false
     ))]
     #[allow(
         clippy::too_many_arguments,
@@ -51,6 +51,7 @@ impl Receiver {
         hashes: bool,
         owner: bool,
         group: bool,
+        hard_links: bool,
         dry_run: bool,
         itemize: bool,
         force: bool,
@@ -74,6 +75,7 @@ impl Receiver {
             hashes,
             owner,
             group,
+            hard_links,
             dry_run,
             itemize,
             force,
@@ -111,6 +113,7 @@ impl Receiver {
                 large: Mutex::new(HashMap::new()),
                 dirs: Mutex::default(),
                 fresh_open: AtomicU64::new(0),
+                linked: Mutex::default(),
                 asides: Mutex::default(),
                 replaced: AtomicU64::new(0),
                 failure: Mutex::new(None),

@@ -5,6 +5,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use super::basis::Signing;
+use super::groups::Follower;
 use crate::beneath::lock;
 
 /// Something for the generator.
@@ -21,6 +22,8 @@ pub enum Job {
     Data(Vec<u8>),
     /// Say what is here of a wanted file: chunk, index, and the partial of it that was found.
     Basis(u32, u32, Option<Vec<u8>>),
+    /// Names to link to what their groups have.
+    Links(Vec<Follower>),
     /// A stretch of a signature.
     Sign(Arc<Signing>),
     /// All is applied: delete, set directory metadata, say so.
@@ -94,6 +97,12 @@ impl Queue {
     /// For a worker: a BASIS to compute.
     pub fn basis(&self, chunk: u32, index: u32, partial: Option<Vec<u8>>) {
         lock(&self.jobs).basis.push_back(Job::Basis(chunk, index, partial));
+        self.workers.notify_one();
+    }
+
+    /// For a worker: names to link to what their groups have.
+    pub fn links(&self, followers: Vec<Follower>) {
+        lock(&self.jobs).data.push_back(Job::Links(followers));
         self.workers.notify_one();
     }
 

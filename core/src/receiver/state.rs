@@ -48,13 +48,13 @@ struct Wants {
 }
 
 impl Pending {
-    /// `wanted` are the wanted entries' indexes with what stood in their places.
-    pub fn new(n: u32, chunk: Chunk, homes: Vec<Home>, wanted: &[(u32, Place)]) -> Self {
+    /// `wanted` are the wanted entries' indexes with what stood in their places; so many others wait to be linked.
+    pub fn new(n: u32, chunk: Chunk, homes: Vec<Home>, wanted: &[(u32, Place)], followers: u64) -> Self {
         let mut places = vec![None; chunk.entries()];
         for &(i, place) in wanted {
             places[i as usize] = Some(place);
         }
-        let left = wanted.len() as u64;
+        let left = wanted.len() as u64 + followers;
         Self {
             n,
             chunk,
@@ -66,6 +66,11 @@ impl Pending {
     /// What stood in the place of entry `i`; None when it is not wanted (any more), or not there at all.
     pub fn wanted(&self, i: u32) -> Option<Place> {
         lock(&self.wants).places.get(i as usize).copied().flatten()
+    }
+
+    /// Entry `i`, which was to be linked, is wanted after all.
+    pub fn want(&self, i: u32, place: Place) {
+        lock(&self.wants).places[i as usize] = Some(place);
     }
 
     /// Takes entry `i` off the wanted ones, so that nobody else applies it; what stood in its place.

@@ -1,5 +1,6 @@
 //! The sender's engine: its threads, what they share, and the receiver's messages to it.
 
+use std::collections::HashSet;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -12,6 +13,7 @@ use crate::buffer;
 use crate::compress;
 use crate::list::{self, u32_at, u64_at};
 use crate::profile::{Profile, Stage};
+use crate::signature::{self, Kind};
 use crate::wake::Wake;
 use crate::walk::{self, Walk};
 
@@ -20,6 +22,7 @@ use super::basis::{Bases, Known};
 use super::counters::Counters;
 use super::link::{Compress, Link};
 use super::listing::{Listing, Next};
+use super::names::Firsts;
 use super::queue::{self, Queue, Work};
 use super::read;
 use super::source::Source;
@@ -39,6 +42,8 @@ pub struct Settings {
     pub walk: walk::Options,
     /// Chunks carry numeric owners.
     pub owners: bool,
+    /// Chunks say which entries are names of one file.
+    pub hard_links: bool,
     /// Walkers, and readers.
     pub threads: usize,
     /// The largest batch of records.
@@ -85,6 +90,9 @@ struct Peer {
     readers: bool,
     acked: [u64; 4],
     bases: Bases,
+    firsts: Firsts,
+    /// Entries that were asked for once more.
+    again: HashSet<(u32, u32)>,
 }
 
 impl Engine {
@@ -111,6 +119,7 @@ impl Engine {
             counters: Counters::default(),
             listing: Listing::new(
                 flags,
+                settings.hard_links,
                 list_window,
                 Arc::clone(&link),
                 Arc::clone(&profile),
@@ -286,7 +295,7 @@ impl Engine {
         next
     }
 
-    /// Every regular file of every chunk is wanted.
+    /// Every regular file of every chunk is wanted; of one with several names, the first of these.
     pub fn want_all(self: &Arc<Self>) {
         let mut peer = lock(&self.peer);
         if std::mem::replace(&mut peer.want_all, true) {
@@ -301,8 +310,9 @@ impl Engine {
         let Some(chunk) = self.listing.chunk(n) else {
             return;
         };
+        let others = peer.firsts.others(&chunk);
         let files = (0..chunk.entries() as u32)
-            .filter(|&i| chunk.entry(i).kind == list::REGULAR)
+            .filter(|i| chunk.entry(*i).kind == list::REGULAR && others.binary_search(i).is_err())
             .collect::<Vec<_>>();
         self.wanted(n, &chunk, files, Vec::new(), peer);
     }
@@ -351,11 +361,27 @@ impl Engine {
     /// A BASIS.
     pub fn basis_untrusted(self: &Arc<Self>, payload: &[u8]) -> Result<(), Violation> {
         let mut peer = lock(&self.peer);
+        let (n, index, kind) = signature::peek_untrusted(payload)?;
+        if kind == Kind::Nothing {
+            return self.again_untrusted(n, index, &mut peer);
+        }
         if let Some(rebuild) = peer.bases.take_untrusted(payload)? {
             self.queue.rebuild(Box::new(rebuild));
         } else {
             self.queue.look_again();
         }
+        Ok(())
+    }
+
+    /// A name could not be linked to what its group's first name has: it is sent after all, once.
+    fn again_untrusted(self: &Arc<Self>, n: u32, index: u32, peer: &mut Peer) -> Result<(), Violation> {
+        let chunk = self.listing.chunk(n).ok_or("a BASIS for a chunk that is not there")?;
+        let asked = peer.want_all || n < peer.wants;
+        let linked = chunk.link_of(index).is_some() && chunk.entry(index).kind == list::REGULAR;
+        if !asked || !linked || !peer.again.insert((n, index)) {
+            return Err("a BASIS for what none was announced");
+        }
+        self.wanted(n, &chunk, vec![index], Vec::new(), peer);
         Ok(())
     }
 
@@ -376,6 +402,9 @@ impl Engine {
                 return Err("an ACK that forgets a chunk of which something is to come");
             }
             self.listing.forget_untrusted(n)?;
+            if !peer.again.is_empty() {
+                peer.again.retain(|&(chunk, _)| chunk != n);
+            }
         }
         drop(peer);
         let [list_window, data_window, files, bytes] = said;

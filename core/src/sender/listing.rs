@@ -12,6 +12,7 @@ use crate::walk::{Part, Sink};
 
 use super::Violation;
 use super::link::Link;
+use super::names::Groups;
 
 /// Chunks grow from this size, so that the first ones leave early,
 const TARGET_MIN: usize = 4 << 10;
@@ -46,6 +47,8 @@ pub struct Listing {
 
 struct State {
     builder: Builder,
+    /// None: hard links are not asked for.
+    groups: Option<Groups>,
     target: usize,
     flushed: Option<Instant>,
     grant: u64,
@@ -72,9 +75,11 @@ pub enum Next {
 }
 
 impl Listing {
-    /// An empty list with these chunk flags. `ready` is called when there is something to take.
+    /// An empty list with these chunk flags, and with hard links when they are asked for. `ready` is called when there
+    /// is something to take.
     pub fn new(
         flags: u16,
+        hard_links: bool,
         grant: u64,
         link: Arc<Link>,
         profile: Arc<Profile>,
@@ -83,6 +88,7 @@ impl Listing {
         Self {
             state: Mutex::new(State {
                 builder: Builder::new(flags),
+                groups: hard_links.then(Groups::default),
                 target: TARGET_MIN,
                 flushed: None,
                 grant,
@@ -257,9 +263,13 @@ impl Sink for Listing {
         let Some(mut state) = self.wait_room() else {
             return false;
         };
-        state.builder.begin_group(part.path, part.flags, part.errno);
-        for entry in part.entries() {
-            state.builder.push(&entry);
+        let State { builder, groups, .. } = &mut *state;
+        builder.begin_group(part.path, part.flags, part.errno);
+        for (entry, linked) in part.entries().zip(part.linked()) {
+            builder.push(&entry);
+            if let (Some(groups), Some(linked)) = (&mut *groups, linked) {
+                builder.link(groups.number(linked));
+            }
         }
         let idle = state.queue.is_empty() && state.flushed.is_none_or(|at| at.elapsed() >= FLUSH_AFTER);
         if !idle && state.builder.len() < state.target {

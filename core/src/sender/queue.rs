@@ -114,7 +114,7 @@ impl Queue {
         let mut state = lock(&self.state);
         let open = files.len() as u32 + later;
         if open > 0 {
-            state.open.insert(n, open);
+            *state.open.entry(n).or_insert(0) += open;
         }
         if files.is_empty() {
             return;

@@ -24,7 +24,18 @@ impl Part<'_> {
     pub fn entries(&self) -> impl Iterator<Item = Entry<'_>> {
         self.found.items.iter().map(|item| self.found.entry(item))
     }
+
+    /// For each entry what it is a name of: device, inode, and how many names that has. None: it is the only one.
+    pub fn linked(&self) -> impl Iterator<Item = Option<Linked>> {
+        self.found.items.iter().map(|item| {
+            let meta = item.meta.filter(|m| m.links > 1)?;
+            matches!(item.kind, list::REGULAR | list::SYMLINK).then_some((meta.id, meta.links))
+        })
+    }
 }
+
+/// Device and inode of something that has several names, and how many.
+pub type Linked = ((u64, u64), u64);
 
 /// What was found in a directory since its last part.
 #[derive(Default)]

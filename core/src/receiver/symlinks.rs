@@ -18,11 +18,9 @@ impl Generator<'_> {
     pub(super) fn symlink(&self, dirs: &mut Dirs, entry: &Entry<'_>, at: &At<'_>, meta: Option<Meta>) {
         let shared = self.shared;
         let mut differs = Differs::default();
-        if let (Some(meta), Some(fd)) = (meta, at.fd) {
+        if let Some(meta) = meta {
             if meta.kind == SYMLINK {
-                differs = self.attributes(entry, &meta);
-                differs.mode = false; // Linux has no modes of symlinks
-                differs.content = beneath::read_link_at(fd, entry.name).ok().as_deref() != Some(entry.target);
+                differs = self.compared(entry, at, &meta);
                 if !differs.content {
                     return self.adjust(entry, at, differs);
                 }
@@ -37,13 +35,13 @@ impl Generator<'_> {
         add(&shared.counters.symlinks, 1);
         if let (Some(fd), false) = (at.fd, shared.options.dry_run) {
             dirs.touch(at.dir);
-            if let Err(e) = self.link(fd, entry, at, meta) {
+            if let Err(e) = self.make_symlink(fd, entry, at, meta) {
                 shared.trouble(problem::WRITE, &at.path, &e);
             }
         }
     }
 
-    fn link(&self, fd: &OwnedFd, entry: &Entry<'_>, at: &At<'_>, meta: Option<Meta>) -> io::Result<()> {
+    fn make_symlink(&self, fd: &OwnedFd, entry: &Entry<'_>, at: &At<'_>, meta: Option<Meta>) -> io::Result<()> {
         let shared = self.shared;
         let place = match meta {
             None => Place::Absent,

@@ -1,0 +1,88 @@
+use super::*;
+
+fn entry<'a>(name: &'a [u8], kind: u8, target: &'a [u8]) -> Entry<'a> {
+    Entry {
+        kind,
+        mode: 0o644,
+        size: if kind == REGULAR { 7 } else { 0 },
+        mtime_s: -5,
+        mtime_ns: 999_999_999,
+        uid: 1,
+        gid: 2,
+        name,
+        target,
+        hash: [3; 32],
+    }
+}
+
+fn sample(flags: u16) -> Vec<u8> {
+    let mut builder = Builder::new(flags);
+    builder.begin_group(b"", FIRST, 0);
+    builder.push(&entry(b"", DIRECTORY, b""));
+    builder.push(&entry(b"sub", DIRECTORY, b""));
+    builder.push(&entry(b"l", SYMLINK, b"../x"));
+    builder.amend_group(LAST, 0);
+    builder.begin_group(b"sub", FIRST | LAST, 0);
+    builder.push(&entry(b"caf\xe9", REGULAR, b""));
+    let expected = builder.len();
+    let out = builder.finish();
+    assert_eq!(out.len(), expected);
+    assert!(builder.is_empty());
+    out
+}
+
+#[test]
+fn a_chunk_comes_back_as_it_was_built() {
+    for flags in [0, OWNERS, HASHES, OWNERS | HASHES] {
+        let chunk = Chunk::parse_untrusted(sample(flags)).expect("valid");
+        assert_eq!(chunk.entries(), 4);
+        assert_eq!(chunk.path(&chunk.groups()[1]), b"sub");
+        assert_eq!(chunk.groups()[0].flags, FIRST | LAST);
+        let mut last = entry(b"caf\xe9", REGULAR, b"");
+        if flags & OWNERS == 0 {
+            (last.uid, last.gid) = (0, 0);
+        }
+        if flags & HASHES == 0 {
+            last.hash = [0; 32];
+        }
+        assert_eq!(chunk.entry(3), last);
+        assert_eq!(chunk.entry(2).target, b"../x");
+        assert_eq!(chunk.group_of(2).entries, 3);
+        assert_eq!(chunk.group_of(3).start, 3);
+    }
+}
+
+#[test]
+fn every_truncation_is_refused() {
+    let whole = sample(OWNERS);
+    for len in 0..whole.len() {
+        assert!(Chunk::parse_untrusted(whole[..len].to_vec()).is_err(), "{len}");
+    }
+}
+
+#[test]
+fn no_flipped_byte_panics() {
+    let whole = sample(HASHES);
+    for at in 0..whole.len() {
+        for flip in [1u8, 0x80, 0xff] {
+            let mut data = whole.clone();
+            data[at] ^= flip;
+            let _ = Chunk::parse_untrusted(data);
+        }
+    }
+}
+
+#[test]
+fn hostile_names_are_refused() {
+    for name in [&b".."[..], b".", b"", b"a/b", b"a\0b", &[b'x'; 256]] {
+        let mut builder = Builder::new(0);
+        builder.begin_group(b"d", FIRST | LAST, 0);
+        builder.push(&entry(name, REGULAR, b""));
+        assert!(Chunk::parse_untrusted(builder.finish()).is_err(), "{name:?}");
+    }
+    for path in [&b"/etc"[..], b"a//b", b"a/", b"..", b"a/../b", b"a/."] {
+        let mut builder = Builder::new(0);
+        builder.begin_group(path, FIRST | LAST, 0);
+        assert!(Chunk::parse_untrusted(builder.finish()).is_err(), "{path:?}");
+    }
+}

@@ -1,0 +1,72 @@
+//! Which of the listed names are names of one file: its content is sent once.
+
+use std::collections::HashMap;
+
+use crate::list::Chunk;
+use crate::walk::Linked;
+
+/// Files with several names, while some of these are to be listed yet; numbered in the list's order.
+#[derive(Default)]
+pub struct Groups {
+    open: HashMap<(u64, u64), Group>,
+    next: u32,
+}
+
+struct Group {
+    number: u32,
+    listed: u64,
+}
+
+impl Groups {
+    /// The number of the group that the next listed name is of.
+    pub fn number(&mut self, (inode, names): Linked) -> u32 {
+        let next = self.next;
+        let group = self.open.entry(inode).or_insert(Group {
+            number: next,
+            listed: 0,
+        });
+        let number = group.number;
+        group.listed += 1;
+        if group.listed >= names {
+            self.open.remove(&inode);
+        }
+        self.next += u32::from(number == next);
+        number
+    }
+}
+
+/// Follows the list, to tell a group's first name from the others.
+#[derive(Default)]
+pub struct Firsts {
+    seen: u32,
+}
+
+impl Firsts {
+    /// The entries of the next chunk that are not the first of their group.
+    pub fn others(&mut self, chunk: &Chunk) -> Vec<u32> {
+        let mut others = Vec::new();
+        for &(i, group) in chunk.links() {
+            if group < self.seen {
+                others.push(i);
+            } else {
+                self.seen = group + 1;
+            }
+        }
+        others
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_one_file_share_a_number_and_numbers_have_no_gaps() {
+        let mut groups = Groups::default();
+        let listed = [(7, 2), (8, 3), (7, 2), (8, 3), (9, 2), (7, 2), (8, 3)];
+        let numbers = listed.map(|(inode, names)| groups.number(((1, inode), names)));
+        // Once all names of 7 were listed, another file has its inode.
+        assert_eq!(numbers, [0, 1, 0, 1, 2, 3, 1]);
+        assert_eq!(groups.open.len(), 2);
+    }
+}
