@@ -9,7 +9,7 @@ use crate::delta::Matcher;
 use crate::list::Chunk;
 use crate::piece::{self, PIECE};
 use crate::profile::{Profile, Stage};
-use crate::signature::{self, Kind, SignatureBuilder, Value};
+use crate::signature::{self, Kind, Signature, SignatureBuilder, Value};
 
 use super::Violation;
 use super::queue::Batch;
@@ -83,17 +83,24 @@ impl Basis {
         Ok(last)
     }
 
+    /// The signature as far as it came. The matcher is made under the lock, so that none sees it half moved there.
+    fn seen<T>(&self, look: impl Fn(&Signature) -> T) -> T {
+        if let Some(matcher) = self.matcher.get() {
+            return look(matcher.signature());
+        }
+        let parts = lock(&self.parts);
+        match self.matcher.get() {
+            Some(matcher) => look(matcher.signature()),
+            None => look(parts.so_far()),
+        }
+    }
+
     /// How long a block is, and up to where blocks are known.
     pub fn known(&self) -> (u32, u64) {
-        match self.matcher.get() {
-            Some(matcher) => (matcher.signature().block_len, matcher.signature().basis_size),
-            None => {
-                let parts = lock(&self.parts);
-                let so_far = parts.so_far();
-                let known = so_far.strong.len() as u64 * u64::from(so_far.block_len);
-                (so_far.block_len, known.min(so_far.basis_size))
-            }
-        }
+        self.seen(|seen| {
+            let known = seen.strong.len() as u64 * u64::from(seen.block_len);
+            (seen.block_len, known.min(seen.basis_size))
+        })
     }
 
     /// Whether nothing more of it is to come.
@@ -103,10 +110,7 @@ impl Basis {
 
     /// Whether these blocks, which cover `len` bytes, are where they were.
     pub fn has(&self, offset: u64, len: u64, values: &[Value]) -> bool {
-        match self.matcher.get() {
-            Some(matcher) => matcher.signature().has(offset, len, values),
-            None => lock(&self.parts).so_far().has(offset, len, values),
-        }
+        self.seen(|seen| seen.has(offset, len, values))
     }
 
     /// What finds its blocks anywhere, when it is complete.
@@ -114,10 +118,12 @@ impl Basis {
         if !self.is_complete() {
             return None;
         }
-        Some(self.matcher.get_or_init(|| {
-            let parts = std::mem::take(&mut *lock(&self.parts));
-            Matcher::new(parts.into_signature())
-        }))
+        if let Some(matcher) = self.matcher.get() {
+            return Some(matcher);
+        }
+        let mut parts = lock(&self.parts);
+        let make = || Matcher::new(std::mem::take(&mut *parts).into_signature());
+        Some(self.matcher.get_or_init(make))
     }
 }
 
@@ -209,5 +215,35 @@ impl Bases {
             self.awaited.remove(&(n, index));
         }
         Ok(rebuild)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signature_is_there_for_everyone_while_its_matcher_is_made() {
+        let data: Vec<u8> = (0..4 * PIECE).map(|n| (n * 31 + (n >> 9)) as u8).collect();
+        for _ in 0..20 {
+            let (weak, values) = signature::sign(&data, 0, 1024);
+            let whole = Signature::of(&data, 1024);
+            let mut part = Vec::new();
+            signature::encode_part((0, 0), &whole, 0, &weak, &values, true, &mut part);
+            let basis = Basis {
+                parts: Mutex::default(),
+                complete: AtomicBool::new(false),
+                matcher: OnceLock::new(),
+                share: Share::of(&Arc::default()),
+            };
+            assert_eq!(basis.part_untrusted(&part), Ok(true));
+            std::thread::scope(|scope| {
+                scope.spawn(|| basis.matcher().map(|matcher| matcher.signature().basis_size));
+                while basis.matcher.get().is_none() {
+                    assert_eq!(basis.known(), (1024, data.len() as u64));
+                    assert!(basis.has(0, 1024, &values[..1]));
+                }
+            });
+        }
     }
 }
