@@ -53,15 +53,19 @@ def main() -> int:
         signal.signal(number, _end)
     begun = time.monotonic()
     results: list[Result] = []
+    ended: SystemExit | None = None
     with _alone(arguments.where), place(arguments.where) as memory, place(arguments.disk) as disk:
         installed = find_syncctl()
         facts = report.machine(installed, memory)
         options = Options(arguments.runs, arguments.patience, tuple(PEERS[name] for name in arguments.peer or ()))
         bench = Bench(memory, disk, installed, options)
-        for result in bench.measure(cases):
-            results.append(result)
-            for line in result.wrong:
-                sys.stderr.write(f"bench: {result.case.name}: {line}\n")
+        try:
+            for result in bench.measure(cases):
+                results.append(result)
+                for line in result.wrong:
+                    sys.stderr.write(f"bench: {result.case.name}: {line}\n")
+        except SystemExit as e:  # a signal: what was measured until then is not lost
+            ended = e
     results.sort(key=lambda result: cases.index(result.case))
     document = report.document(results, bench.pss_kib, facts)
     print(report.tables(document))
@@ -70,6 +74,8 @@ def main() -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(document, indent=1) + "\n")
     print(f"written: {os.path.relpath(path)}")
+    if ended is not None:
+        raise ended
     if arguments.gate:
         return gate.check(document)
     return 0 if all(case["verdict"] in ("ok", "skipped") for case in document["cases"]) else 1

@@ -185,7 +185,7 @@ TREES = {
         Tree("sources", "source text as it is installed", installed.build_sources, 256 * MIB, 12_000),
         Tree("large", "one file of 1 GiB", _build_large, GIB + 256 * MIB, 10),
         Tree("half", "one file of 512 MiB", _build_half, 640 * MIB, 10),
-        Tree("links", "20,000 files, half of them hard links", _build_links, 128 * MIB, 21_000),
+        Tree("links", "20,000 files, half of them hard links", _build_links, 128 * MIB, 21_000, links=True),
         Tree("repeated", "1 GiB of one byte", _build_repeated, GIB + 256 * MIB, 10, twins=True),
         Tree("colliding", "256 MiB of colliding weak checksums", _build_colliding, 320 * MIB, 10, twins=True),
         Tree("sparse", "8 GiB with 1 GiB of data", _build_sparse, 3 * GIB, 10, sparse=True),
