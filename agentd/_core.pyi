@@ -87,6 +87,9 @@ class Sender:
     def basis_untrusted(self, payload: Buffer) -> None:
         """The receiver's BASIS for one wanted file, or for a name that is wanted since it cannot be linked."""
 
+    def again_untrusted(self, payload: Buffer) -> None:
+        """The receiver's AGAIN: wanted files that came wrong are read afresh and sent once more, without a basis."""
+
     def ack_untrusted(self, payload: Buffer) -> None:
         """The receiver's ACK: counters, credits, chunks to forget."""
 
@@ -159,7 +162,7 @@ class Receiver:
         """A DATA batch, from any connection."""
 
     def next_control(self) -> Event | None:
-        """The next "want", "basis", "ack", "problems" or "items" event; last ("done", 0, None)."""
+        """The next "want", "basis", "again", "ack", "problems" or "items" event; last ("done", 0, None)."""
 
     def counters(self) -> dict[str, int]:
         """Monotonic: listed, listed_bytes, compared, wanted_files, wanted_bytes, files, bytes (of files applied),

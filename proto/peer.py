@@ -191,6 +191,13 @@ class Basis(NamedTuple):
         """Nothing but its payload."""
 
 
+class Again(NamedTuple):
+    """Receiver: wanted files that came wrong; send them once more, whole (payload: their places in the list)."""
+
+    def validate(self) -> None:
+        """Nothing but its payload."""
+
+
 class Data(NamedTuple):
     """Sender: a batch of file data (payload: records), on any connection of the session."""
 
@@ -268,7 +275,8 @@ class Error(NamedTuple):
 
 
 PEER_MESSAGES: Registry = registry(
-    Ping, Pong, Open, Opened, Join, List, ListEnd, Want, Basis, Data, Ack, Problems, Items, Done, Closed, Cancel, Error,
+    Ping, Pong, Open, Opened, Join, List, ListEnd, Want, Basis, Again, Data, Ack, Problems, Items, Done, Closed, Cancel,
+    Error,
 )  # fmt: skip
 
 PeerMessage = Message

@@ -66,13 +66,13 @@ SENDER_ROWS = (
     Row(_S.OPENING, "<", "opened", _S.LISTING),
     Row(_S.LISTED_EARLY, "<", "opened", _S.FLOWING),
     Row(_S.LISTING, ">", "list data", _S.LISTING),
-    Row(_S.LISTING, "<", "want basis ack problems items", _S.LISTING),
+    Row(_S.LISTING, "<", "want basis again ack problems items", _S.LISTING),
     Row(_S.LISTING, ">", "list-end", _S.FLOWING),
     Row(_S.FLOWING, ">", "data", _S.FLOWING),
-    Row(_S.FLOWING, "<", "want basis ack problems items", _S.FLOWING),
+    Row(_S.FLOWING, "<", "want basis again ack problems items", _S.FLOWING),
     Row(_S.FLOWING, "<", "done", _S.DONE),
     Row(_S.DONE, ">", "closed", _S.CLOSED),
-    Row(_S.CANCELLING, "<", "opened want basis ack problems items done", _S.CANCELLING),
+    Row(_S.CANCELLING, "<", "opened want basis again ack problems items done", _S.CANCELLING),
 )
 
 RECEIVER_ROWS = (
@@ -81,10 +81,10 @@ RECEIVER_ROWS = (
     Row(_S.ASKED, ">", "opened", _S.LISTING),
     Row(_S.OPENING, "<", "opened", _S.LISTING),
     Row(_S.LISTING, "<", "list data", _S.LISTING),
-    Row(_S.LISTING, ">", "want basis ack problems items", _S.LISTING),
+    Row(_S.LISTING, ">", "want basis again ack problems items", _S.LISTING),
     Row(_S.LISTING, "<", "list-end", _S.FLOWING),
     Row(_S.FLOWING, "<", "data", _S.FLOWING),
-    Row(_S.FLOWING, ">", "want basis ack problems items", _S.FLOWING),
+    Row(_S.FLOWING, ">", "want basis again ack problems items", _S.FLOWING),
     Row(_S.FLOWING, ">", "done", _S.DONE),
     Row(_S.DONE, "<", "closed", _S.CLOSED),
     Row(_S.CANCELLING, "<", "opened list list-end data closed", _S.CANCELLING),
@@ -114,7 +114,7 @@ SENDER_TABLE = table(*SENDER_ROWS, *ENDING_ROWS)
 RECEIVER_TABLE = table(*RECEIVER_ROWS, *ENDING_ROWS)
 
 #: Whether a message carries a payload; "want" has none when its chunk has no entries, so it is in neither set.
-WITH_PAYLOAD = frozenset(("list", "basis", "data", "ack", "problems", "items"))
+WITH_PAYLOAD = frozenset(("list", "basis", "again", "data", "ack", "problems", "items"))
 WITHOUT_PAYLOAD = frozenset(("open", "opened", "join", "list-end", "done", "closed", "cancel", "error"))
 
 _GRANTS = struct.Struct("<QQ")
@@ -259,6 +259,9 @@ class Session:
     def _check_basis(self, _message: Message, _payload: Any) -> str | None:
         return None if self.wants else "nothing was wanted"
 
+    def _check_again(self, _message: Message, _payload: Any) -> str | None:
+        return None if self.wants or (self.want_all and self.chunks) else "nothing was wanted"
+
     def _check_data(self, _message: Data, payload: Any) -> str | None:
         if not self.wants and not self.want_all:
             return "nothing was wanted"
@@ -288,7 +291,8 @@ class Session:
 
     _CHECKS: ClassVar[dict[str, Any]] = {
         "open": _check_open, "opened": _check_opened, "list": _check_list, "list-end": _check_list_end,
-        "want": _check_want, "basis": _check_basis, "data": _check_data, "ack": _check_ack, "done": _check_done,
+        "want": _check_want, "basis": _check_basis, "again": _check_again,
+        "data": _check_data, "ack": _check_ack, "done": _check_done,
         "closed": _check_closed,
     }  # fmt: skip
 

@@ -54,6 +54,7 @@ class SenderEngine(Engine, Protocol):
     def want_all(self) -> None: ...  # noqa: D102
     def want_untrusted(self, n: int, payload: Any) -> None: ...  # noqa: D102
     def basis_untrusted(self, payload: Any) -> None: ...  # noqa: D102
+    def again_untrusted(self, payload: Any) -> None: ...  # noqa: D102
     def ack_untrusted(self, payload: Any) -> None: ...  # noqa: D102
     def grant(self, list_window: int, data_window: int) -> None: ...  # noqa: D102
 
@@ -285,6 +286,8 @@ class SenderEndpoint(Endpoint):
                 self._sender.want_untrusted(message.n, payload)
             case peer.Basis():
                 self._sender.basis_untrusted(payload)
+            case peer.Again():
+                self._sender.again_untrusted(payload)
             case peer.Ack():
                 self._sender.ack_untrusted(payload)
             case peer.Opened():
@@ -325,7 +328,7 @@ class ReceiverEndpoint(Endpoint):
         return cast("ReceiverEngine", self._engine)
 
     def take_control(self) -> Outgoing | None:
-        """WANT, BASIS, ACK, PROBLEMS, ITEMS, at last DONE."""
+        """WANT, BASIS, AGAIN, ACK, PROBLEMS, ITEMS, at last DONE."""
         if self.session.state not in (State.LISTING, State.FLOWING):
             return None
         while True:
@@ -358,5 +361,5 @@ class ReceiverEndpoint(Endpoint):
 
 
 _PLAIN: dict[str, peer.PeerMessage] = {
-    "basis": peer.Basis(), "ack": peer.Ack(), "problems": peer.Problems(), "items": peer.Items(),
+    "basis": peer.Basis(), "again": peer.Again(), "ack": peer.Ack(), "problems": peer.Problems(), "items": peer.Items(),
 }  # fmt: skip

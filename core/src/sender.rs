@@ -163,6 +163,10 @@ impl Sender {
         self.untrusted(py, payload, |engine, bytes| engine.basis_untrusted(bytes))
     }
 
+    fn again_untrusted(&self, py: Python<'_>, payload: PyRefMut<'_, Buffer>) -> PyResult<()> {
+        self.untrusted(py, payload, |engine, bytes| engine.again_untrusted(bytes))
+    }
+
     fn ack_untrusted(&self, py: Python<'_>, payload: PyRefMut<'_, Buffer>) -> PyResult<()> {
         self.untrusted(py, payload, |engine, bytes| engine.ack_untrusted(bytes))
     }

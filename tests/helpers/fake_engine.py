@@ -159,6 +159,14 @@ class FakeSender(_Fake):
         self._wanted.append((n, i, 0))
         self.wake()
 
+    def again_untrusted(self, payload: Any) -> None:
+        self.alive()
+        n, i = json.loads(bytes(payload))
+        if i >= len(self._chunks[n]) or not self._chunks[n][i]:
+            raise PeerViolation("wants again what is not there")
+        self._wanted.append((n, i, 0))
+        self.wake()
+
     def ack_untrusted(self, payload: Any) -> None:
         self.alive()
         raw = bytes(payload)
@@ -175,7 +183,8 @@ class FakeSender(_Fake):
 
 
 class FakeReceiver(_Fake):
-    """Makes ``tree`` equal to what is listed; every second wanted file that is there has a basis."""
+    """Makes ``tree`` equal to what is listed; every second wanted file that is there has a basis,
+    and every third one is asked for once more."""
 
     def __init__(
         self, tree: Tree | None, into: Tree, *, delete: bool, list_window: int, data_window: int, wake_fd: int
@@ -196,6 +205,7 @@ class FakeReceiver(_Fake):
         self._listed = False
         self._done = False
         self._parts: dict[tuple[int, int], dict[int, bytes]] = {}
+        self._again: set[tuple[int, int]] = set()
 
     def list_untrusted(self, n: int, payload: Any) -> None:
         self.alive()
@@ -243,6 +253,11 @@ class FakeReceiver(_Fake):
                 content = b"".join(parts[k] for k in sorted(parts))
                 if hash_of(content) != digest:
                     raise PeerViolation("data that does not verify")
+                if (n + i) % 3 == 0 and (n, i) not in self._again:
+                    self._again.add((n, i))
+                    del self._parts[n, i]
+                    self._events.append(("again", 0, json.dumps([n, i]).encode()))
+                    continue
                 self.tree[name] = content
                 self.count["files"] += 1
                 self.count["bytes"] += size

@@ -16,9 +16,12 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from agentd import _core
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 DEADLINE_S = 60.0
 _ITEM = re.compile(rb"^(?:[<>ch.][fdLDS][^ ]{9}|\*deleting  ) ")
@@ -33,8 +36,10 @@ class Outcome(NamedTuple):
     counters: dict[str, int]
 
 
-def sync(source: str, destination: str, *, owners: bool = False, **options: Any) -> Outcome:
-    """One session to its end, in this process."""
+def sync(
+    source: str, destination: str, *, owners: bool = False, passing: Callable[[int], None] | None = None, **options: Any
+) -> Outcome:
+    """One session to its end, in this process.  ``passing`` is called before each payload of data, with its number."""
     read_fd, write_fd = os.pipe()
     os.set_blocking(read_fd, False)
     settings: dict[str, Any] = {
@@ -52,7 +57,7 @@ def sync(source: str, destination: str, *, owners: bool = False, **options: Any)
             hard_links=settings["hard_links"], threads=2, batch_max=1 << 20, list_window=1 << 20, data_window=1 << 24,
             compress="auto", far=False, wake_fd=write_fd,
         )  # fmt: skip
-        return _pump(sender, receiver, read_fd)
+        return _pump(sender, receiver, read_fd, passing)
     finally:
         for engine in (sender, receiver):
             if engine is not None:
@@ -61,14 +66,21 @@ def sync(source: str, destination: str, *, owners: bool = False, **options: Any)
         os.close(write_fd)
 
 
-def _pump(sender: _core.Sender, receiver: _core.Receiver, read_fd: int) -> Outcome:
+def _pump(
+    sender: _core.Sender, receiver: _core.Receiver, read_fd: int, passing: Callable[[int], None] | None
+) -> Outcome:
+    passed = 0
     said = Outcome([], [], None, {})
     if receiver.state in ("missing", "empty"):
         sender.want_all()
     sender.start()
     give_up = time.monotonic() + DEADLINE_S
     while True:
-        moved = _forward(sender, receiver)
+        event, data = sender.next_control(), sender.next_data()
+        if data is not None and passing is not None:
+            passing(passed)
+            passed += 1
+        moved = _forward(sender, receiver, event, data)
         while (event := receiver.next_control()) is not None:
             moved = True
             if event[0] == "done":
@@ -84,8 +96,9 @@ def _pump(sender: _core.Sender, receiver: _core.Receiver, read_fd: int) -> Outco
                 os.read(read_fd, 4096)
 
 
-def _forward(sender: _core.Sender, receiver: _core.Receiver) -> bool:
-    event, data = sender.next_control(), sender.next_data()
+def _forward(
+    sender: _core.Sender, receiver: _core.Receiver, event: _core.Event | None, data: _core.Event | None
+) -> bool:
     if event is not None and event[2] is not None:
         receiver.list_untrusted(event[1], event[2])
     elif event is not None:
@@ -103,6 +116,8 @@ def _answer(sender: _core.Sender, event: tuple[str, int, _core.Buffer | None], s
             sender.want_untrusted(n, payload)
         case "basis":
             sender.basis_untrusted(payload)
+        case "again":
+            sender.again_untrusted(payload)
         case "ack":
             sender.ack_untrusted(payload)
         case "items":

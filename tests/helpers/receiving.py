@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import struct
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -38,6 +39,7 @@ class Driver:
         self.problems: list[tuple[bytes, str, int]] = []
         self.wants: dict[int, bytes] = {}
         self.bases: list[bytes] = []
+        self.again: list[tuple[int, int]] = []
         self.payloads: list[bytes] = []
         self.done = False
 
@@ -79,6 +81,8 @@ class Driver:
                 self.wants[n] = raw
             case "basis":
                 self.bases.append(raw)
+            case "again":
+                self.again.extend(struct.iter_unpack("<II", raw))
             case "done":
                 self.done = True
             case _:

@@ -274,7 +274,10 @@ def test_a_wrong_hash_never_replaces_anything(tmp_path: Path) -> None:
         driver.run(lambda: 0 in driver.wants)
         driver.data(pack_record(WHOLE, 0, 1, b"new bytes", size=9, hash_=bytes(32)))
         driver.data(pack_record(PROBLEM, 0, 2, code=1, errno=2))
+        driver.run(lambda: bool(driver.again))
+        driver.data(pack_record(WHOLE, 0, 1, b"new again", size=9, hash_=bytes(32)))
         driver.run()
+        assert driver.again == [(0, 1)]
         assert sorted(c for _, c, _ in driver.problems) == ["vanished", "verify"]
     assert (tmp_path / "f").read_bytes() == b"old"
 

@@ -57,14 +57,14 @@ def test_a_problem_that_overtakes_pieces_waits_for_them(tmp_path: Path) -> None:
         driver.send_list([Group(b"", [*BIG[0].entries, Entry(b"f", size=1)])])
         driver.end_list()
         driver.data(first)
-        driver.data(pack_record(PROBLEM, 0, 1, code=2, piece=3))
+        driver.data(pack_record(PROBLEM, 0, 1, code=3, errno=5, piece=3))
         driver.run(lambda: bool(driver.problems))
         driver.data(third)
         driver.data(second)
         driver.data(whole(0, 2, b"x"))
         driver.run()
         assert driver.done, driver.engine.failure()
-        assert driver.problems == [(b"big", "changed", 0)]
+        assert driver.problems == [(b"big", "unreadable", 5)]
     assert os.listdir(tmp_path / "dst") == ["f"]
 
 

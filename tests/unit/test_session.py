@@ -13,6 +13,7 @@ from proto.errors import LocalProtocolError, RemoteProtocolError
 from proto.peer import (
     PEER_MESSAGES,
     Ack,
+    Again,
     Basis,
     Cancel,
     Closed,
@@ -44,7 +45,8 @@ EXAMPLES: dict[str, tuple[Any, bytes]] = {
     "ping": (Ping(1), b""), "pong": (Pong(1), b""), "join": (Join(SID, 0), b""),
     "open": (PUSH, b""), "opened": (Opened(SID, 0, 100, 100, "directory"), b""),
     "list": (List(1), b"x"), "list-end": (ListEnd(1, 1, bytes(32)), b""),
-    "want": (Want(0), b"x"), "basis": (Basis(), b"x"), "data": (Data(), b"x"),
+    "want": (Want(0), b"x"), "basis": (Basis(), b"x"), "again": (Again(), b"x"),
+    "data": (Data(), b"x"),
     "ack": (Ack(), struct.pack("<QQ", 1 << 40, 1 << 40)), "problems": (Problems(), b"x"), "items": (Items(), b"x"),
     "done": (Done({}), b""), "closed": (Closed({}), b""), "cancel": (Cancel(), b""), "error": (Error("e", "m"), b""),
 }  # fmt: skip
@@ -65,7 +67,7 @@ def at(cls: type[Session], state: State) -> Session:
 
 def do(machine: Session, way: str, tag: str, *, wanted: bool = False) -> None:
     message, payload = EXAMPLES[tag]
-    if tag in ("basis", "data", "done") or wanted:
+    if tag in ("basis", "again", "data", "done") or wanted:
         machine.wants = machine.chunks
     (machine.send if way == ">" else machine.receive_untrusted)(message, payload)
 
@@ -207,6 +209,7 @@ def test_an_empty_root_wants_everything_and_nothing_else() -> None:
 
 def test_a_basis_or_data_that_nothing_waits_for() -> None:
     assert "nothing was wanted" in refused(listing(SenderSession), Basis(), b"x")
+    assert "nothing was wanted" in refused(listing(SenderSession), Again(), b"x")
     assert "nothing was wanted" in refused(listing(), Data(), b"x")
 
 

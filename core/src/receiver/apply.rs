@@ -1,10 +1,11 @@
 //! The workers: DATA, taken apart and applied record by record, and everything else that waits in the queue.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::outbox::add;
 use super::queue::Job;
-use super::state::Pending;
+use super::state::{Pending, Place};
 use super::{Shared, basis, finish, groups, problem};
 use super::{pieces::piecewise, whole::whole};
 use crate::beneath::{self, lock};
@@ -106,16 +107,19 @@ fn apply(shared: &Shared, record: &Record, content: &[u8]) -> Result<(), &'stati
             if record.code == 0 || record.code > problem::MAX {
                 return Err("a problem of an unknown kind");
             }
-            let errno = record.errno.cast_signed();
-            let path = path_of(shared, &pending, i);
-            shared.out.problem(&shared.counters, record.code, errno, &path);
-            if matches!(record.code, problem::UNREADABLE | problem::CHANGED) {
-                groups::refused(shared, &pending, i, record.code, errno);
+            let wrong = changed(record, place);
+            if wrong.is_none() {
+                let path = path_of(shared, &pending, i);
+                let errno = record.errno.cast_signed();
+                shared.out.problem(&shared.counters, record.code, errno, &path);
+                if record.code == problem::UNREADABLE {
+                    groups::refused(shared, &pending, i, record.code, errno);
+                }
             }
             if record.piece > 0 {
                 return piecewise(shared, &pending, record, content, place);
             }
-            settle(shared, &pending, i);
+            resolve(shared, &pending, i, wrong);
             Ok(())
         }
         _ => piecewise(shared, &pending, record, content, place),
@@ -134,26 +138,26 @@ pub fn path_of(shared: &Shared, pending: &Pending, i: u32) -> Vec<u8> {
     beneath::join(dir, name)
 }
 
-/// Entry `i` will not come: nothing about it is kept.
-pub fn settle(shared: &Shared, pending: &Arc<Pending>, i: u32) {
-    if pending.claim(i).is_some() {
-        settled(shared, pending, i);
+/// How a file came wrong: problem code and errno.
+pub type Wrong = (u8, i32);
+
+/// What a PROBLEM says of a file that changed while it was read: it may have come to rest.
+pub fn changed(record: &Record, place: Place) -> Option<Wrong> {
+    (record.code == problem::CHANGED && place != Place::Nowhere).then_some((record.code, record.errno.cast_signed()))
+}
+
+/// Nothing more of entry `i` is under way. It came wrong, or it will not come, which was told.
+pub fn resolve(shared: &Shared, pending: &Arc<Pending>, i: u32, wrong: Option<Wrong>) {
+    let Some(place) = pending.claim(i) else { return };
+    match wrong {
+        Some(wrong) => came_wrong(shared, pending, i, place, wrong),
+        None => settled(shared, pending, i),
     }
 }
 
 /// Entry `i`, which the caller has claimed, was applied or will not come: nothing about it is kept.
 pub fn settled(shared: &Shared, pending: &Arc<Pending>, i: u32) {
-    let large = lock(&shared.large).remove(&(pending.n, i));
-    if let Some(large) = large {
-        if let (_, Some((_, temp))) = large.abandon() {
-            let removed = pending.dir(shared, i).and_then(|fd| beneath::unlink_at(&*fd, &temp));
-            pending.touch(i);
-            drop(removed); // a temporary file that cannot be removed now is swept later
-        }
-        if let Some(bytes) = large.signed {
-            shared.queue.unsigned(bytes);
-        }
-    }
+    drop_large(shared, pending, i);
     groups::settle(shared, pending, i);
     let settled = pending.fresh(i).map_or(1, |fresh| fresh.settle(shared));
     if settled == 0 {
@@ -166,8 +170,34 @@ pub fn settled(shared: &Shared, pending: &Arc<Pending>, i: u32) {
     shared.queue.resolved(settled);
 }
 
-/// Reports a file whose content is not what was sent.
-pub fn verify_failed(shared: &Shared, pending: &Pending, i: u32) {
+/// What is here of a file that is not here whole, goes.
+fn drop_large(shared: &Shared, pending: &Pending, i: u32) {
+    let Some(large) = lock(&shared.large).remove(&(pending.n, i)) else {
+        return;
+    };
+    if let Some((_, temp)) = large.abandon() {
+        let removed = pending.dir(shared, i).and_then(|fd| beneath::unlink_at(&*fd, &temp));
+        pending.touch(i);
+        drop(removed); // a temporary file that cannot be removed now is swept later
+    }
+    if let Some(bytes) = large.signed {
+        shared.queue.unsigned(bytes);
+    }
+}
+
+/// Entry `i`, which the caller has claimed and of which nothing more is under way, came wrong: it is asked for once
+/// more, whole. The second time it is a problem.
+pub fn came_wrong(shared: &Shared, pending: &Arc<Pending>, i: u32, place: Place, (code, errno): Wrong) {
+    drop_large(shared, pending, i);
+    if !shared.full.load(Ordering::Acquire) && pending.again(i, place) {
+        let payload = [pending.n.to_le_bytes(), i.to_le_bytes()].concat();
+        shared.out.event(("again", 0, Some(payload)));
+        return;
+    }
     let path = path_of(shared, pending, i);
-    shared.out.problem(&shared.counters, problem::VERIFY, 0, &path);
+    shared.out.problem(&shared.counters, code, errno, &path);
+    if code == problem::CHANGED {
+        groups::refused(shared, pending, i, code, errno);
+    }
+    settled(shared, pending, i);
 }

@@ -77,7 +77,7 @@ pub fn roll_back(shared: &Shared) {
     }
     let large = std::mem::take(&mut *lock(&shared.large));
     for ((chunk, index), large) in large {
-        let (_, Some((file, temp))) = large.abandon() else {
+        let Some((file, temp)) = large.abandon() else {
             continue;
         };
         let keep = beneath::stat(&*file).is_ok_and(|m| m.size >= shared.options.partial_min);

@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 
 use super::Shared;
+use super::apply::Wrong;
 use crate::beneath::{self, lock};
 use crate::piece::{self, PIECE, Subtrees};
 use crate::record::{self, Record};
@@ -82,6 +83,8 @@ struct Inner {
     /// Instead of END: how many pieces the sender sent before it had trouble.
     sent: Option<u32>,
     broken: bool,
+    /// Why, when that was not told: the file may be asked for once more.
+    wrong: Option<Wrong>,
 }
 
 /// What a record made of the file.
@@ -90,8 +93,9 @@ pub enum Progress {
     Partly,
     /// Everything is here and fits its hash: the temporary file to commit, and the END record.
     Whole(Arc<OwnedFd>, Vec<u8>, Record),
-    /// Everything that will come came, but not all of it was sent or could be kept; the problem was reported.
-    Broken,
+    /// Everything that will come came, but not all of it was sent or could be kept; how it is wrong, or None: that was
+    /// told.
+    Broken(Option<Wrong>),
     /// Everything came, but it is not the file that was sent.
     Wrong,
 }
@@ -213,22 +217,33 @@ impl Large {
         Ok(inner.progress())
     }
 
-    /// The sender had trouble behind so many pieces: these come yet, or did.
-    pub fn give_up_untrusted(&self, sent: u32) -> Result<Progress, &'static str> {
+    /// The sender had trouble behind so many pieces: these come yet, or did. None: that was told.
+    pub fn give_up_untrusted(&self, sent: u32, wrong: Option<Wrong>) -> Result<Progress, &'static str> {
         let mut inner = lock(&self.inner);
         if inner.end.is_some() || inner.sent.is_some() {
             return Err("an END that came twice");
         }
         inner.sent = Some(sent);
+        let told = inner.broken && inner.wrong.is_none();
+        inner.wrong = wrong.filter(|_| !told);
         inner.broken = true;
         Ok(inner.progress())
     }
 
-    /// The partial file, to be removed or kept: nothing is added to it any more. And whether this is the first trouble
-    /// with it.
-    pub fn abandon(&self) -> (bool, Option<Temp>) {
+    /// The file is not kept: its temporary file, to be removed, and whether this is the first trouble with it. `wrong`
+    /// says which; None: it is told.
+    pub fn spoil(&self, wrong: Option<Wrong>) -> (bool, Option<Temp>) {
         let mut inner = lock(&self.inner);
-        (!std::mem::replace(&mut inner.broken, true), inner.file.take())
+        let first = !std::mem::replace(&mut inner.broken, true);
+        if first {
+            inner.wrong = wrong;
+        }
+        (first, inner.file.take())
+    }
+
+    /// The partial file, to be removed or kept: nothing is added to it any more.
+    pub fn abandon(&self) -> Option<Temp> {
+        self.spoil(None).1
     }
 }
 
@@ -249,7 +264,7 @@ impl Inner {
             return if have < sent.into() {
                 Progress::Partly
             } else {
-                Progress::Broken
+                Progress::Broken(self.wrong)
             };
         }
         let (Some(end), Some(size)) = (self.end, self.size) else {
@@ -259,14 +274,14 @@ impl Inner {
             return Progress::Partly;
         }
         if self.broken {
-            return Progress::Broken;
+            return Progress::Broken(self.wrong);
         }
         if self.values.file_hash(size) != end.hash {
             return Progress::Wrong;
         }
         match self.file.take() {
             Some((file, temp)) => Progress::Whole(file, temp, end),
-            None => Progress::Broken,
+            None => Progress::Broken(self.wrong),
         }
     }
 }

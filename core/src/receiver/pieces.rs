@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::apply::{path_of, settle, target, verify_failed};
+use super::apply::{changed, path_of, resolve, target};
 use super::large::{Large, Progress};
 use super::outbox::add;
 use super::state::{Pending, Place};
@@ -33,7 +33,7 @@ pub fn piecewise(
     let large = Arc::clone(lock(&shared.large).entry((record.chunk, i)).or_default());
     let progress = match record.kind {
         record::END => large.end_untrusted(record)?,
-        record::PROBLEM => large.give_up_untrusted(record.piece)?,
+        record::PROBLEM => large.give_up_untrusted(record.piece, changed(record, place))?,
         _ => {
             let count = match record.encoding {
                 record::HOLE => u32_at(content, 0),
@@ -46,11 +46,8 @@ pub fn piecewise(
     };
     match progress {
         Progress::Partly => {}
-        Progress::Broken => settle(shared, pending, i),
-        Progress::Wrong => {
-            verify_failed(shared, pending, i);
-            settle(shared, pending, i);
-        }
+        Progress::Broken(wrong) => resolve(shared, pending, i, wrong),
+        Progress::Wrong => resolve(shared, pending, i, Some((problem::VERIFY, 0))),
         Progress::Whole(file, temp, end) => {
             let fd = pending.dir(shared, i);
             let Some(place) = pending.claim(i) else {
@@ -71,7 +68,7 @@ pub fn piecewise(
     Ok(())
 }
 
-/// Puts one piece, or a hole of so many pieces and bytes, into its file. False when it could not be kept; the problem was reported then.
+/// Puts one piece, or a hole of so many pieces and bytes, into its file. False when it could not be kept.
 fn piece(
     shared: &Shared,
     pending: &Arc<Pending>,
@@ -97,7 +94,7 @@ fn piece(
             made = buffer::take(len as usize);
             made.resize(len as usize, 0);
             if !from_delta(shared, Some(large), content, &mut made, &mut gaps)? {
-                return Ok(broken(shared, pending, large, i, problem::CHANGED_HERE, None));
+                return Ok(spoiled(shared, pending, large, i, Err(problem::CHANGED_HERE)));
             }
             &made
         }
@@ -112,7 +109,7 @@ fn piece(
     let hole = record.encoding == record::HOLE;
     let hash = || piece::chaining_value(content, record.piece, record.size);
     if !hole && shared.profile.time(Stage::Hash, hash) != record.hash {
-        return Ok(broken(shared, pending, large, i, problem::VERIFY, None));
+        return Ok(spoiled(shared, pending, large, i, Err(problem::VERIFY)));
     }
     if shared.full.load(Ordering::Acquire) {
         return Ok(false);
@@ -134,7 +131,7 @@ fn piece(
     buffer::give(made);
     match written {
         Ok(kept) => Ok(kept),
-        Err(e) => Ok(broken(shared, pending, large, i, problem::WRITE, Some(&e))),
+        Err(e) => Ok(spoiled(shared, pending, large, i, Ok(e))),
     }
 }
 
@@ -156,15 +153,13 @@ pub fn store(
     Ok(true)
 }
 
-/// Gives a file up: its temporary file goes at once, its later pieces are dropped. The first trouble is told, once.
-fn broken(shared: &Shared, pending: &Pending, large: &Large, i: u32, code: u8, e: Option<&io::Error>) -> bool {
+/// Gives a file up: its temporary file goes at once, its later pieces are dropped. The first trouble counts: the
+/// destination's is told here, content that is `wrong` when the file is resolved.
+fn spoiled(shared: &Shared, pending: &Pending, large: &Large, i: u32, trouble: Result<io::Error, u8>) -> bool {
     let path = path_of(shared, pending, i);
-    let (first, temp) = large.abandon();
-    if first {
-        match e {
-            Some(e) => shared.trouble(code, &path, e),
-            None => shared.out.problem(&shared.counters, code, 0, &path),
-        }
+    let (first, temp) = large.spoil(trouble.as_ref().err().map(|&code| (code, 0)));
+    if let (true, Ok(e)) = (first, &trouble) {
+        shared.trouble(problem::WRITE, &path, e);
     }
     if let Some((_, temp)) = temp
         && let Ok(fd) = pending.dir(shared, i)

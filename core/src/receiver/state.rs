@@ -45,6 +45,8 @@ struct Wants {
     places: Vec<Option<Place>>,
     /// How many are not settled.
     left: u64,
+    /// Those that were asked for once more.
+    again: Vec<u32>,
 }
 
 impl Pending {
@@ -59,7 +61,11 @@ impl Pending {
             n,
             chunk,
             homes,
-            wants: Mutex::new(Wants { places, left }),
+            wants: Mutex::new(Wants {
+                places,
+                left,
+                again: Vec::new(),
+            }),
         }
     }
 
@@ -76,6 +82,17 @@ impl Pending {
     /// Takes entry `i` off the wanted ones, so that nobody else applies it; what stood in its place.
     pub fn claim(&self, i: u32) -> Option<Place> {
         lock(&self.wants).places.get_mut(i as usize).and_then(Option::take)
+    }
+
+    /// Makes entry `i`, which the caller has claimed, a wanted one again. False, and it stays claimed: the second time.
+    pub fn again(&self, i: u32, place: Place) -> bool {
+        let mut wants = lock(&self.wants);
+        let first = !wants.again.contains(&i);
+        if first {
+            wants.again.push(i);
+            wants.places[i as usize] = Some(place);
+        }
+        first
     }
 
     /// So many claimed entries were dealt with. True when these were the chunk's last.

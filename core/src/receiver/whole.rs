@@ -5,11 +5,11 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::apply::{settle, settled, target, verify_failed};
+use super::apply::{came_wrong, resolve, settled, target};
 use super::large::Large;
 use super::outbox::add;
 use super::state::{Pending, Place};
-use super::{Shared, commit};
+use super::{Shared, commit, problem};
 use crate::beneath::{self, lock};
 use crate::delta;
 use crate::holes;
@@ -36,8 +36,7 @@ pub fn whole(shared: &Shared, pending: &Arc<Pending>, record: &Record, content: 
             made.resize(record.size as usize, 0);
             let large = lock(&shared.large).get(&(record.chunk, i)).cloned();
             if !from_delta(shared, large.as_deref(), content, &mut made, &mut gaps)? {
-                verify_failed(shared, pending, i);
-                settle(shared, pending, i);
+                resolve(shared, pending, i, Some((problem::CHANGED_HERE, 0)));
                 return Ok(());
             }
             &made
@@ -51,8 +50,7 @@ pub fn whole(shared: &Shared, pending: &Arc<Pending>, record: &Record, content: 
         return Ok(());
     }
     if shared.profile.time(Stage::Hash, || piece::hash(content)) != record.hash {
-        verify_failed(shared, pending, i);
-        settled(shared, pending, i);
+        came_wrong(shared, pending, i, place, (problem::VERIFY, 0));
         return Ok(());
     }
     let (_, name, _) = target(shared, pending, i);

@@ -91,7 +91,9 @@ struct Peer {
     acked: [u64; 4],
     bases: Bases,
     firsts: Firsts,
-    /// Entries that were asked for once more.
+    /// Names that could not be linked, and are sent after all.
+    unlinked: HashSet<(u32, u32)>,
+    /// Files that were asked for once more, of chunks that are not forgotten.
     again: HashSet<(u32, u32)>,
 }
 
@@ -363,7 +365,7 @@ impl Engine {
         let mut peer = lock(&self.peer);
         let (n, index, kind) = signature::peek_untrusted(payload)?;
         if kind == Kind::Nothing {
-            return self.again_untrusted(n, index, &mut peer);
+            return self.unlinked_untrusted(n, index, &mut peer);
         }
         if let Some(rebuild) = peer.bases.take_untrusted(payload)? {
             self.queue.rebuild(Box::new(rebuild));
@@ -374,14 +376,38 @@ impl Engine {
     }
 
     /// A name could not be linked to what its group's first name has: it is sent after all, once.
-    fn again_untrusted(self: &Arc<Self>, n: u32, index: u32, peer: &mut Peer) -> Result<(), Violation> {
+    fn unlinked_untrusted(self: &Arc<Self>, n: u32, index: u32, peer: &mut Peer) -> Result<(), Violation> {
         let chunk = self.listing.chunk(n).ok_or("a BASIS for a chunk that is not there")?;
         let asked = peer.want_all || n < peer.wants;
         let linked = chunk.link_of(index).is_some() && chunk.entry(index).kind == list::REGULAR;
-        if !asked || !linked || !peer.again.insert((n, index)) {
+        if !asked || !linked || !peer.unlinked.insert((n, index)) {
             return Err("a BASIS for what none was announced");
         }
         self.wanted(n, &chunk, vec![index], Vec::new(), peer);
+        Ok(())
+    }
+
+    /// An AGAIN.
+    pub fn again_untrusted(self: &Arc<Self>, payload: &[u8]) -> Result<(), Violation> {
+        let mut peer = lock(&self.peer);
+        let (files, rest) = payload.as_chunks::<8>();
+        if !rest.is_empty() {
+            return Err("an AGAIN that is cut short");
+        }
+        for file in files {
+            let (n, index) = (u32_at(file, 0), u32_at(file, 4));
+            let wanted = peer.want_all || n < peer.wants;
+            let chunk = self.listing.chunk(n).filter(|_| wanted);
+            let chunk = chunk.ok_or("an AGAIN for a chunk of which nothing is wanted")?;
+            if index as usize >= chunk.entries() || chunk.entry(index).kind != list::REGULAR {
+                return Err("an AGAIN for what is not a regular file of the list");
+            }
+            if !peer.again.insert((n, index)) {
+                return Err("an AGAIN for what was sent again");
+            }
+            self.start_readers(&mut peer);
+            self.queue.want(n, chunk, vec![index], 0);
+        }
         Ok(())
     }
 
