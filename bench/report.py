@@ -118,7 +118,9 @@ def amount(metric: str, value: float) -> str:
     unit = figures.METRICS[metric]
     if unit == "s":
         return duration(value)
-    return f"{value:.0f} MB" if unit == "MB" else f"{value / 1e6:,.2f} MB"
+    if unit == "MB":
+        return f"{value:.0f} MB"
+    return f"{value:,.0f} B" if value < 1e5 else f"{value / 1e6:,.2f} MB"
 
 
 def duration(seconds: float) -> str:

@@ -118,6 +118,15 @@ def test_tables_have_a_cell_for_every_column() -> None:
     assert "skipped: no room" in lines[3]
 
 
+@pytest.mark.parametrize(
+    ("metric", "value", "said"),
+    [("cpu_s", 0.25, "250 ms"), ("seconds", 2.5, "2.50 s"), ("rss_mb", 82.4, "82 MB"), ("literal", 1950, "1,950 B"),
+     ("wire", 10_080_000, "10.08 MB")],
+)  # fmt: skip
+def test_amounts_are_said_in_units_that_fit(metric: str, value: float, said: str) -> None:
+    assert report.amount(metric, value) == said
+
+
 def test_a_chart_is_svg_with_a_bar_for_each_contender() -> None:
     text = chart("First <sync>", _document(0.25)["cases"])
     root = ET.fromstring(text)
