@@ -48,7 +48,7 @@ FIRST_LIST_WINDOW = 1 << 20
 """What every receiver grants before OPENED says its window: a sender's list follows its OPEN without waiting."""
 
 DATA_WINDOW = 32 << 20
-"""Bytes of file data under way to a receiver: more than twice the product of 1 Gbit/s and 100 ms."""
+"""Bytes of file data under way to a receiver, as on the wire: more than twice the product of 1 Gbit/s and 100 ms."""
 
 STRIPES_MAX = 8
 """Data connections of one session."""
