@@ -120,8 +120,8 @@ def test_pieces_merge_to_the_whole_files_hash(size: int) -> None:
 def test_block_lengths_follow_the_square_root(size: int) -> None:
     block_len = _core._selftest("block-len", b"", {"size": size})
     assert block_len & (block_len - 1) == 0
-    assert 1024 <= block_len <= PIECE
-    if 1024 < block_len < 131_072:
+    assert 4096 <= block_len <= PIECE
+    if 4096 < block_len < 131_072:
         assert block_len**2 <= size < (2 * block_len) ** 2
     assert min(size, 1 << 40) <= block_len << 20
 
