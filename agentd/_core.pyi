@@ -42,7 +42,8 @@ class Sender:
     ``root`` is an absolute path of a directory or a regular file.  Raises OSError when it cannot be opened.
     ``filters`` are rsync exclude patterns.  ``hashes`` adds a content hash to every regular file's entry
     (``--checksum``); ``owners`` adds numeric owners; ``hard_links`` says which entries are names of one file, and
-    sends that once.  ``threads`` bounds walkers and readers, each.
+    sends that once.  ``threads`` bounds walkers and readers, each: one begins,
+    another is added while directories wait, or while the link has taken all that was read and more waits to be.
     Windows are in bytes, cumulative grants as ``grant`` gives them.
     ``compress`` is "never", "auto" (where the link turns out slower than packing; a ``far`` one is taken for slow until
     it is measured) or "always"; what a sample shows not to shrink goes as it is.
@@ -118,6 +119,7 @@ class Receiver:
     ``root`` is an absolute path; its parent must exist.  Nothing is changed before the first list chunk is compared.
     ``temp_tag`` (8 lowercase hex digits) marks this agent's temporary files: ``.NAME.TAG+8 hex.sync~``; foreign
     ones are left alone, its own are swept where they are met unless they hold a partial that fits.
+    ``threads`` bounds workers: one begins, another is added while jobs wait.
     ``delta_min`` is the size from which a file with a basis is asked for by signature.
     ``arrow`` is the first character of an itemized transfer: "<" sent, ">" received.
     ``hard_links`` makes what the list says are names of one file names of one file here too, and of no other.

@@ -60,6 +60,7 @@ struct Todo {
     waiting: Vec<Task>,
     busy: usize,
     idle: usize,
+    walkers: usize,
 }
 
 struct Task {
@@ -95,6 +96,7 @@ struct Scratch {
 /// A directory while it is read.
 struct Visit<'a> {
     dir: &'a Arc<Dir>,
+    grow: &'a dyn Fn(),
     flags: u8,
     errno: i32,
     stopped: bool,
@@ -121,6 +123,7 @@ impl<'a> Walk<'a> {
             stop,
             todo: Mutex::new(Todo {
                 waiting: vec![first],
+                walkers: 1,
                 ..Todo::default()
             }),
             more: Condvar::new(),
@@ -128,13 +131,24 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Takes part in the walk; every thread of it runs this. Returns when nothing is left or it was stopped.
-    pub fn run(&self) {
+    /// Takes part in the walk; every thread of it runs this. Returns when nothing is left or it was stopped. `grow` is
+    /// called when there may be work for one more.
+    pub fn run(&self, grow: impl Fn()) {
         let mut scratch = Scratch::default();
         while let Some(task) = self.profile.time(Stage::Idle, || self.take()) {
             let _done = Busy(self);
-            self.profile.time(Stage::Walk, || self.visit(&task, &mut scratch));
+            grow();
+            self.profile
+                .time(Stage::Walk, || self.visit(&task, &mut scratch, &grow));
         }
+    }
+
+    /// Whether more directories wait than walkers have nothing to do, and one more may be started; it then counts as one.
+    pub fn is_short_handed(&self, walkers_max: usize) -> bool {
+        let mut todo = lock(&self.todo);
+        let short = todo.waiting.len() > todo.idle && todo.walkers < walkers_max;
+        todo.walkers += usize::from(short);
+        short
     }
 
     fn take(&self) -> Option<Task> {
@@ -165,7 +179,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    fn visit(&self, task: &Task, scratch: &mut Scratch) {
+    fn visit(&self, task: &Task, scratch: &mut Scratch, grow: &dyn Fn()) {
         let mut path = Vec::new();
         if let Some(parent) = &task.parent {
             join(&mut path, &parent.path, &task.name);
@@ -196,7 +210,7 @@ impl<'a> Walk<'a> {
         });
         if let Some(fd) = dir.fd.as_ref().or(passing.as_ref()) {
             self.root_entry(task, scratch);
-            self.read(fd, &dir, scratch);
+            self.read(fd, &dir, scratch, grow);
         }
     }
 
@@ -208,9 +222,10 @@ impl<'a> Walk<'a> {
         }
     }
 
-    fn read(&self, fd: &OwnedFd, dir: &Arc<Dir>, scratch: &mut Scratch) {
+    fn read(&self, fd: &OwnedFd, dir: &Arc<Dir>, scratch: &mut Scratch, grow: &dyn Fn()) {
         let mut visit = Visit {
             dir,
+            grow,
             flags: list::FIRST,
             errno: 0,
             stopped: false,
@@ -303,6 +318,8 @@ impl<'a> Walk<'a> {
         if todo.idle > 0 {
             self.more.notify_all();
         }
+        drop(todo);
+        (visit.grow)();
     }
 }
 

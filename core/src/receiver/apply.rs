@@ -20,6 +20,7 @@ pub fn run(shared: &Shared) {
     let profile = &shared.profile;
     let next = || shared.queue.next_job(|| shared.stopped());
     while let Some(job) = profile.time(Stage::Idle, next) {
+        shared.grow();
         match job {
             Job::Data(payload) => profile.time(Stage::Apply, || data(shared, payload)),
             Job::Basis(chunk, index, partial) => {

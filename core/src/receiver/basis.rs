@@ -135,6 +135,7 @@ fn sign(shared: &Shared, pending: &Arc<Pending>, index: u32, partial: Option<Par
     // Until the last part is out, the session goes on, whatever becomes of the file.
     shared.queue.hold();
     shared.queue.sign(&signing, signing.stretches());
+    shared.grow();
 }
 
 impl Signing {

@@ -40,6 +40,7 @@ pub fn run(shared: &Shared) {
         if step.is_err() {
             return;
         }
+        shared.grow();
     }
 }
 

@@ -27,6 +27,7 @@ mod root;
 mod state;
 mod survey;
 mod symlinks;
+mod threads;
 mod whole;
 
 pub use problems::unpack_problems_untrusted;
@@ -36,7 +37,8 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Mutex, OnceLock, Weak};
+use std::thread::JoinHandle;
 
 use crate::beneath::{Handles, lock};
 use crate::filter::Filter;
@@ -97,6 +99,9 @@ pub enum Before {
 
 /// All that the threads share.
 pub struct Shared {
+    /// For the threads that are started later.
+    me: Weak<Shared>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
     pub options: Options,
     pub root_path: Vec<u8>,
     pub before: Before,

@@ -5,7 +5,6 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, OnceLock};
-use std::thread::JoinHandle;
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -13,7 +12,7 @@ use pyo3::types::{IntoPyDict, PyDict};
 
 use super::outbox::{Counters, Outbox};
 use super::queue::{Input, Queue};
-use super::{Before, Options, Shared, apply, asides, compare};
+use super::{Before, Options, Shared, apply, asides};
 use crate::beneath::{self, Root, lock};
 use crate::buffer::Buffer;
 use crate::filter::Filter;
@@ -29,7 +28,6 @@ const THREADS_MAX: usize = 64;
 #[pyclass(module = "agentd._core")]
 pub struct Receiver {
     shared: Arc<Shared>,
-    threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 #[pymethods]
@@ -94,7 +92,9 @@ impl Receiver {
                 Before::Directory(empty) => *empty,
                 Before::File(..) => false,
             };
-            let shared = Arc::new(Shared {
+            let shared = Arc::new_cyclic(|me| Shared {
+                me: me.clone(),
+                threads: Mutex::default(),
                 wants_all: empty && !options.dry_run,
                 privileged: rustix::process::geteuid().is_root(),
                 groups: groups(),
@@ -121,14 +121,8 @@ impl Receiver {
                 full: AtomicBool::new(false),
             });
             // Dropped when a thread cannot be started, it ends those that were.
-            let receiver = Self {
-                shared,
-                threads: Mutex::default(),
-            };
-            receiver.run("recv-list", compare::run)?;
-            for _ in 0..threads {
-                receiver.run("recv-apply", apply::run)?;
-            }
+            let receiver = Self { shared };
+            receiver.shared.start()?;
             Ok(receiver)
         })
     }
@@ -164,6 +158,7 @@ impl Receiver {
                 PeerViolation::new_err(what)
             })?;
             let taken = self.shared.queue.data(last, data);
+            self.shared.grow();
             taken.map_err(|what| {
                 self.shared.violation(what);
                 PeerViolation::new_err(what)
@@ -206,32 +201,13 @@ impl Receiver {
         payload.take_memory()
     }
 
-    /// Starts a thread whose panic, a defect, ends the session instead of hanging it.
-    fn run(&self, name: &str, work: fn(&Shared)) -> io::Result<()> {
-        let shared = Arc::clone(&self.shared);
-        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
-            let guarded = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(&shared)));
-            if guarded.is_err() {
-                shared.fail("internal", &shared.root_path, 0, "a receiver thread panicked");
-            }
-        })?;
-        lock(&self.threads).push(thread);
-        Ok(())
-    }
-
     fn stop(&self) {
         self.shared.stop.store(true, std::sync::atomic::Ordering::Release);
         self.shared.queue.wake_all();
         self.shared.out.abandon();
-        let running = std::mem::take(&mut *lock(&self.threads));
-        if running.is_empty() {
-            return;
+        if self.shared.join() {
+            asides::roll_back(&self.shared);
         }
-        for thread in running {
-            // A panic was reported by its own guard.
-            let _ = thread.join();
-        }
-        asides::roll_back(&self.shared);
     }
 }
 

@@ -45,8 +45,10 @@ struct Jobs {
     outstanding: u64,
     ended: bool,
     finishing: bool,
-    /// How many workers there are.
+    /// How many workers there are, how many of them have nothing to do, and how many there may be.
     workers: usize,
+    idle: usize,
+    workers_max: usize,
     /// Bytes of signatures that were sent for files that are not resolved: the sender holds them.
     signed: u64,
     /// How many these are, continued partials included: for each a file is open here.
@@ -68,10 +70,11 @@ const BASES_MAX: usize = 256;
 const LOOK_UP: Duration = Duration::from_millis(500);
 
 impl Queue {
-    /// Queues for so many workers.
-    pub fn new(workers: usize) -> Self {
+    /// Queues for up to so many workers, the first of which is about to start.
+    pub fn new(workers_max: usize) -> Self {
         let jobs = Jobs {
-            workers,
+            workers: 1,
+            workers_max,
             ..Jobs::default()
         };
         Self {
@@ -109,7 +112,7 @@ impl Queue {
     /// For workers: a signature that is not finished, for as many as it has stretches left.
     pub fn sign(&self, signing: &Arc<Signing>, stretches: u64) {
         let mut jobs = lock(&self.jobs);
-        for _ in 0..stretches.min(jobs.workers as u64) {
+        for _ in 0..stretches.min(jobs.workers_max as u64) {
             jobs.signing.push_back(Arc::clone(signing));
             self.workers.notify_one();
         }
@@ -150,6 +153,15 @@ impl Queue {
         }
     }
 
+    /// Whether there is more to do than the workers take, and one more may be started; it then counts as one.
+    pub fn is_short_handed(&self) -> bool {
+        let mut jobs = lock(&self.jobs);
+        let waiting = jobs.data.len() + jobs.signing.len() + jobs.basis.len() + usize::from(jobs.finish);
+        let short = waiting > jobs.idle && jobs.workers < jobs.workers_max;
+        jobs.workers += usize::from(short);
+        short
+    }
+
     /// A worker's next job; None when it is to end. Data first: it holds memory.
     pub fn next_job(&self, stopped: impl Fn() -> bool) -> Option<Job> {
         let mut jobs = lock(&self.jobs);
@@ -172,8 +184,10 @@ impl Queue {
             if std::mem::take(&mut jobs.finish) {
                 return Some(Job::Finish);
             }
+            jobs.idle += 1;
             let waited = self.workers.wait_timeout(jobs, LOOK_UP);
             jobs = waited.unwrap_or_else(std::sync::PoisonError::into_inner).0;
+            jobs.idle -= 1;
         }
     }
 

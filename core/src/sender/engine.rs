@@ -5,7 +5,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
+use std::thread::{JoinHandle, Scope};
 use std::time::Instant;
 
 use crate::beneath::lock;
@@ -77,6 +77,8 @@ pub struct Engine {
     /// Readers at work.
     busy: AtomicU64,
     stop: AtomicBool,
+    /// Whether one was started.
+    readers: AtomicBool,
     peer: Mutex<Peer>,
     failure: Mutex<Option<Failure>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -87,7 +89,6 @@ pub struct Engine {
 struct Peer {
     want_all: bool,
     wants: u32,
-    readers: bool,
     acked: [u64; 4],
     bases: Bases,
     firsts: Firsts,
@@ -133,6 +134,7 @@ impl Engine {
             settings,
             busy: AtomicU64::new(0),
             stop: AtomicBool::new(false),
+            readers: AtomicBool::new(false),
             peer: Mutex::default(),
             failure: Mutex::default(),
             threads: Mutex::default(),
@@ -154,19 +156,19 @@ impl Engine {
         self.spawn("walk", Self::walk)
     }
 
-    fn spawn(self: &Arc<Self>, name: &str, work: fn(&Self)) -> io::Result<()> {
+    fn spawn(self: &Arc<Self>, name: &str, work: fn(&Arc<Self>)) -> io::Result<()> {
         let engine = Arc::clone(self);
         let mut threads = lock(&self.threads);
         if self.is_stopped() {
             return Ok(());
         }
         let builder = std::thread::Builder::new().name(name.to_owned()).stack_size(STACK);
-        threads.push(builder.spawn(move || engine.guard(work))?);
+        threads.push(builder.spawn(move || engine.guard(|| work(&engine)))?);
         Ok(())
     }
 
-    fn guard(&self, work: impl FnOnce(&Self)) {
-        if catch_unwind(AssertUnwindSafe(|| work(self))).is_err() {
+    fn guard(&self, work: impl FnOnce()) {
+        if catch_unwind(AssertUnwindSafe(work)).is_err() {
             self.fail((
                 "internal",
                 Vec::new(),
@@ -198,7 +200,7 @@ impl Engine {
         }
     }
 
-    fn walk(&self) {
+    fn walk(self: &Arc<Self>) {
         match self.source.single() {
             Some(single) => {
                 let entry = || single.entry(&self.source, self.settings.walk.hashes, &self.stop);
@@ -215,18 +217,25 @@ impl Engine {
     fn list_tree(&self) {
         let root = self.source.handles.root();
         let walk = Walk::new(root, &self.settings.walk, &self.listing, &self.profile, &self.stop);
-        std::thread::scope(|scope| {
-            for _ in 1..self.settings.threads {
-                let builder = std::thread::Builder::new().name("walk".to_owned()).stack_size(STACK);
-                // One walker is enough to end the walk.
-                let _ = builder.spawn_scoped(scope, || self.guard(|_| walk.run()));
-            }
-            self.guard(|_| walk.run());
+        // One walker is enough to end the walk.
+        std::thread::scope(|scope| self.walker(&walk, scope));
+    }
+
+    /// Takes part in the walk, and has others do so while directories wait.
+    fn walker<'s>(&'s self, walk: &'s Walk<'s>, scope: &'s Scope<'s, '_>) {
+        self.guard(|| {
+            walk.run(|| {
+                if walk.is_short_handed(self.settings.threads) {
+                    let builder = std::thread::Builder::new().name("walk".to_owned()).stack_size(STACK);
+                    let _ = builder.spawn_scoped(scope, || self.walker(walk, scope));
+                }
+            });
         });
     }
 
-    fn read(&self) {
+    fn read(self: &Arc<Self>) {
         while let Some(work) = self.profile.time(Stage::Idle, || self.queue.take()) {
+            self.grow();
             self.busy.fetch_add(1, Ordering::Relaxed);
             self.profile.time(Stage::Read, || match work {
                 Work::Batch(batch) => read::send(&batch, Known::default(), self),
@@ -272,16 +281,17 @@ impl Engine {
         next
     }
 
-    fn start_readers(self: &Arc<Self>, peer: &mut Peer) {
-        if std::mem::replace(&mut peer.readers, true) {
+    /// Adds a reader where one more has something to do. That there is none at all is the end.
+    fn grow(self: &Arc<Self>) {
+        if !self.queue.is_short_handed(self.settings.threads) {
             return;
         }
-        for _ in 0..self.settings.threads {
-            if let Err(e) = self.spawn("read", Self::read) {
-                let errno = e.raw_os_error().unwrap_or(0);
-                self.fail(("internal", Vec::new(), errno, "starting a thread".to_owned()));
-                return;
-            }
+        let first = !self.readers.swap(true, Ordering::Relaxed);
+        if let Err(e) = self.spawn("read", Self::read)
+            && first
+        {
+            let errno = e.raw_os_error().unwrap_or(0);
+            self.fail(("internal", Vec::new(), errno, "starting a thread".to_owned()));
         }
     }
 
@@ -325,9 +335,9 @@ impl Engine {
         if whole.is_empty() && later.is_empty() {
             return;
         }
-        self.start_readers(peer);
         self.queue.want(n, Arc::clone(chunk), whole, later.len() as u32);
         peer.bases.expect(n, chunk, later);
+        self.grow();
     }
 
     /// A WANT.
@@ -372,6 +382,7 @@ impl Engine {
         } else {
             self.queue.look_again();
         }
+        self.grow();
         Ok(())
     }
 
@@ -405,9 +416,9 @@ impl Engine {
             if !peer.again.insert((n, index)) {
                 return Err("an AGAIN for what was sent again");
             }
-            self.start_readers(&mut peer);
             self.queue.want(n, chunk, vec![index], 0);
         }
+        self.grow();
         Ok(())
     }
 

@@ -72,6 +72,9 @@ struct State {
     out_bytes: usize,
     sent: u64,
     grant: u64,
+    /// How many readers there are, and how many of them have nothing to do.
+    readers: usize,
+    idle: usize,
     stopped: bool,
 }
 
@@ -97,6 +100,8 @@ impl Queue {
                 out_bytes: 0,
                 sent: 0,
                 grant,
+                readers: 0,
+                idle: 0,
                 stopped: false,
             }),
             work: Condvar::new(),
@@ -159,8 +164,20 @@ impl Queue {
             {
                 return Some(work);
             }
+            state.idle += 1;
             state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state.idle -= 1;
         }
+    }
+
+    /// Whether the link has taken all that was read while more waits to be read, and one more reader may be started; it
+    /// then counts as one.
+    pub fn is_short_handed(&self, readers_max: usize) -> bool {
+        let mut state = lock(&self.state);
+        let waiting = !(state.jobs.is_empty() && state.rebuilds.is_empty() && state.large.is_empty());
+        let short = waiting && state.out.is_empty() && state.idle == 0 && state.readers < readers_max;
+        state.readers += usize::from(short);
+        short
     }
 
     /// A batch is ready to go out; with it, `resolved` files of chunk `n` have gone out.

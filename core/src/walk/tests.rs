@@ -80,7 +80,7 @@ fn walk(place: &Place, patterns: &[&[u8]], sink: &Parts, threads: usize) {
     let walk = Walk::new(&root, &options, sink, &profile, &stop);
     std::thread::scope(|scope| {
         for _ in 0..threads {
-            scope.spawn(|| walk.run());
+            scope.spawn(|| walk.run(|| ()));
         }
     });
     assert_eq!(walk.handles.load(Ordering::Relaxed), 0, "a handle was kept");
