@@ -18,6 +18,8 @@ from hypothesis import strategies as st
 
 from tests.helpers.joined import sync
 from tests.helpers.oracle import RSYNC
+from tests.helpers.payloads import DIRECTORY, LINKS, PROBLEM, SYMLINK, Entry, Group, pack_record
+from tests.helpers.receiving import ROOT, leftovers, receiving, whole
 
 NAMES = ("a", "b", "c", "d/a", "d/b", "e/f/a", "e/f/b", "z")
 OLD = 10**18
@@ -129,3 +131,112 @@ def test_names_of_one_file_are_that_at_the_destination_too(
         assert done.counters["files"] <= len(regular)
     finally:
         shutil.rmtree(base)
+
+
+def put(path: Path, content: str, *, mode: int = 0o644, mtime_ns: int = OLD) -> None:
+    path.write_text(content)
+    path.chmod(mode)
+    os.utime(path, ns=(0, mtime_ns))
+
+
+@pytest.mark.skipif(RSYNC is None, reason="needs rsync to compare with")
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_lines_are_those_of_rsync(tmp_path: Path, dry_run: bool) -> None:
+    src, ours, theirs = tmp_path / "src", tmp_path / "ours", tmp_path / "theirs"
+    for root in (src, ours, theirs):
+        root.mkdir()
+        put(root / "a", "hello")
+    for name in ("absent", "linked", "separate", "older", "symlink", "directory"):
+        os.link(src / "a", src / name)
+    for root in (ours, theirs):
+        os.link(root / "a", root / "linked")
+        put(root / "separate", "hello", mode=0o600)
+        put(root / "older", "others", mtime_ns=OLD - 10**10)
+        (root / "symlink").symlink_to("x")
+        (root / "directory").mkdir()
+    for root in (src, ours, theirs):
+        os.utime(root, ns=(0, OLD))
+    (ours / "separate").write_text("no basis")  # else it might lead: which name does is the list's order here
+    (theirs / "separate").write_text("no basis")
+    done = sync(str(src), str(ours), dry_run=dry_run, delete=True)
+    lines = subprocess.run(
+        [str(RSYNC), "-rlptiH", "--delete", *(["-n"] if dry_run else []), f"{src}/", f"{theirs}/"],
+        capture_output=True, check=True, text=True,
+    ).stdout.splitlines()  # fmt: skip
+    items = [line.decode().replace("=> linked", "=> a") for line in done.items]  # either is listed first
+    assert sorted(items) == sorted(lines)
+    if not dry_run:
+        assert len(partition(ours)) == 1
+
+
+NAMES_OF_ONE = [ROOT, *(Entry(name, size=1, link=0) for name in (b"a", b"b", b"c"))]
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_a_first_name_that_vanished_is_replaced_by_the_next(tmp_path: Path, asked: bool) -> None:
+    if asked:
+        (tmp_path / "other").touch()
+    with receiving(tmp_path) as driver:
+        driver.send_list([Group(b"", NAMES_OF_ONE)], flags=LINKS).end_list()
+        driver.data(pack_record(PROBLEM, 0, 1, code=1, errno=2))
+        driver.run(lambda: len(driver.bases) == 1)
+        assert driver.bases == [bytes([0, 0, 0, 0, 2, 0, 0, 0, 4, 0, 0, 0])]
+        driver.data(whole(0, 2, b"x")).run()
+        assert driver.done
+        assert driver.problems == [(b"a", "vanished", 2)]
+    assert not (tmp_path / "a").exists()
+    assert os.path.samefile(tmp_path / "b", tmp_path / "c")
+
+
+def test_what_cannot_be_read_is_a_problem_of_each_name_at_once(tmp_path: Path) -> None:
+    with receiving(tmp_path) as driver:
+        driver.send_list([Group(b"", NAMES_OF_ONE)], flags=LINKS).end_list()
+        driver.data(pack_record(PROBLEM, 0, 1, code=3, errno=13))
+        answered = 0
+        while not driver.run(lambda seen=answered: len(driver.bases) > seen).done:  # of names that did not wait yet
+            driver.data(pack_record(PROBLEM, 0, driver.bases[answered][4], code=3, errno=13))
+            answered += 1
+        assert driver.done
+        assert sorted(driver.problems) == [(name, "unreadable", 13) for name in (b"a", b"b", b"c")]
+    assert os.listdir(tmp_path) == []
+
+
+def test_what_fails_its_hash_is_no_file_to_link_to(tmp_path: Path) -> None:
+    with receiving(tmp_path) as driver:
+        driver.send_list([Group(b"", NAMES_OF_ONE)], flags=LINKS).end_list()
+        driver.data(whole(0, 1, b"x")[:-1] + b"y").run(lambda: bool(driver.again))
+        driver.data(whole(0, 1, b"x")[:-1] + b"z").run(lambda: bool(driver.bases))
+        driver.data(whole(0, 2, b"x")).run()
+        assert driver.done
+        assert driver.problems == [(b"a", "verify", 0)]
+    assert sorted(os.listdir(tmp_path)) == ["b", "c"]
+
+
+LIES = {
+    "a number with a gap": [ROOT, Entry(b"a", link=1)],
+    "two types in one group": [ROOT, Entry(b"a", link=0), Entry(b"b", SYMLINK, target=b"t", link=0)],
+    "a directory": [ROOT, Entry(b"a", DIRECTORY, link=0)],
+    "no link at all": [ROOT, Entry(b"a")],
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_groups_that_cannot_be_are_violations(tmp_path: Path, lie: str) -> None:
+    with receiving(tmp_path) as driver:
+        assert driver.send_list([Group(b"", LIES[lie])], flags=LINKS).failed == "protocol"
+    assert os.listdir(tmp_path) == []
+
+
+def test_links_that_nobody_asked_for_are_a_violation(tmp_path: Path) -> None:
+    with receiving(tmp_path, hard_links=False) as driver:
+        assert driver.send_list([Group(b"", NAMES_OF_ONE)], flags=LINKS).failed == "protocol"
+
+
+def test_without_links_each_name_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "src").mkdir()
+    put(tmp_path / "src/a", "x")
+    os.link(tmp_path / "src/a", tmp_path / "src/b")
+    done = sync(str(tmp_path / "src"), str(tmp_path / "dst"), hard_links=False)
+    assert done.counters["files"] == 2
+    assert len(partition(tmp_path / "dst")) == 2
+    assert not leftovers(tmp_path)

@@ -161,10 +161,7 @@ impl Generator<'_> {
             let pending = Arc::new(Pending::new(n, chunk, homes, &found.wanted, followers));
             lock(&shared.pending).insert(n, pending);
         }
-        shared.queue.compared(n, wanted + followers);
-        if followers > 0 {
-            shared.queue.links(found.followers);
-        }
+        shared.queue.compared(n, wanted, found.followers);
         for i in found.again {
             groups::say(shared, (n, i));
         }

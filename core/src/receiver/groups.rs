@@ -47,7 +47,7 @@ pub struct Follower {
     pub name: Name,
     /// What stood there.
     pub place: Place,
-    /// Whether that was something else, or nothing.
+    /// Whether that was nothing.
     pub new: bool,
     /// How it differed.
     pub differs: Differs,

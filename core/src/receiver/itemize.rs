@@ -64,6 +64,9 @@ pub fn linked(path: &[u8], entry: &Entry<'_>, new: bool, differs: Differs, leade
         ..*entry
     };
     let mut out = line(b'h', path, &entry, new, differs);
+    if !new && !differs.any() {
+        out[2..11].fill(b' ');
+    }
     if entry.kind == SYMLINK {
         out.truncate(out.len() - leader.len() - b" -> ".len());
     }

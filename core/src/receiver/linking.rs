@@ -207,16 +207,18 @@ impl Generator<'_> {
             },
             Some(_) => Place::File,
         };
-        let same_kind = member.meta.filter(|m| m.kind == entry.kind);
         let follower = Follower {
             group: member.group,
             at: (n, member.i),
             name: member.name,
             place,
-            new: same_kind.is_none(),
-            differs: same_kind.map_or_else(Differs::default, |meta| Differs {
-                size: entry.kind == REGULAR && meta.size != entry.size,
-                ..self.attributes(&entry, &meta)
+            new: member.meta.is_none(),
+            // As rsync has it, also from what is of another type.
+            differs: member.meta.map_or_else(Differs::default, |meta| {
+                let mut differs = self.attributes(&entry, &meta);
+                differs.size = entry.kind == REGULAR && meta.size != entry.size;
+                differs.mode &= entry.kind == REGULAR;
+                differs
             }),
         };
         match leader {

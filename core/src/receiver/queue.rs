@@ -103,12 +103,6 @@ impl Queue {
         self.workers.notify_one();
     }
 
-    /// For a worker: names to link to what their groups have.
-    pub fn links(&self, followers: Vec<Follower>) {
-        lock(&self.jobs).data.push_back(Job::Links(followers));
-        self.workers.notify_one();
-    }
-
     /// For workers: a signature that is not finished, for as many as it has stretches left.
     pub fn sign(&self, signing: &Arc<Signing>, stretches: u64) {
         let mut jobs = lock(&self.jobs);
@@ -192,10 +186,15 @@ impl Queue {
     }
 
     /// Chunk `n` was compared and `wanted` of its entries are wanted: data for it may be applied.
-    pub fn compared(&self, n: u32, wanted: u64) {
+    pub fn compared(&self, n: u32, wanted: u64, followers: Vec<Follower>) {
         let mut jobs = lock(&self.jobs);
         jobs.compared = n + 1;
-        jobs.outstanding += wanted;
+        jobs.outstanding += wanted + followers.len() as u64;
+        if !followers.is_empty() {
+            // Before the data that they wait for.
+            jobs.data.push_back(Job::Links(followers));
+            self.workers.notify_one();
+        }
         let mut i = 0;
         while i < jobs.parked.len() {
             if jobs.parked[i].0 <= n {

@@ -21,7 +21,7 @@ impl Generator<'_> {
         if let Some(meta) = meta {
             if meta.kind == SYMLINK {
                 differs = self.compared(entry, at, &meta);
-                if !differs.content {
+                if !differs.content && at.link.is_none() && self.stays(&meta, differs) {
                     return self.adjust(entry, at, differs);
                 }
             } else if meta.kind == DIRECTORY
