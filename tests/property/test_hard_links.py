@@ -192,10 +192,10 @@ def test_what_cannot_be_read_is_a_problem_of_each_name_at_once(tmp_path: Path) -
     with receiving(tmp_path) as driver:
         driver.send_list([Group(b"", NAMES_OF_ONE)], flags=LINKS).end_list()
         driver.data(pack_record(PROBLEM, 0, 1, code=3, errno=13))
-        answered = 0
-        while not driver.run(lambda seen=answered: len(driver.bases) > seen).done:  # of names that did not wait yet
-            driver.data(pack_record(PROBLEM, 0, driver.bases[answered][4], code=3, errno=13))
-            answered += 1
+        answers: list[int] = []
+        while not driver.run(lambda: len(driver.bases) > len(answers)).done:  # of names that did not wait yet
+            answers.append(driver.bases[len(answers)][4])
+            driver.data(pack_record(PROBLEM, 0, answers[-1], code=3, errno=13))
         assert driver.done
         assert sorted(driver.problems) == [(name, "unreadable", 13) for name in (b"a", b"b", b"c")]
     assert os.listdir(tmp_path) == []
