@@ -35,13 +35,14 @@ def place(where: str) -> Iterator[Path]:
         with image.open("wb") as file:
             file.truncate(IMAGE_BYTES)
         subprocess.run(["mkfs.ext4", "-q", "-N", str(IMAGE_FILES), image], check=True)
-        subprocess.run(["mount", "-o", "loop", image, mounted], check=True)
         try:
+            subprocess.run(["mount", "-o", "loop", image, mounted], check=True)
             inner = mounted / "trees"
             inner.mkdir()
             yield inner
         finally:
-            subprocess.run(["umount", mounted], check=True)
+            if mounted.is_mount():
+                subprocess.run(["umount", mounted], check=True)
 
 
 def _mount_options(path: Path) -> list[str]:

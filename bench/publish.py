@@ -70,12 +70,21 @@ def section(found: Document) -> str:
     ssh = versions["ssh"].partition(",")[0]
     head = (
         f"{where['cores']} cores ({where['cpu']}), {where['memory']}, {where['kernel']}, Python {versions['python']}, "
-        f"{ssh}, {rsync}, {versions['syncctl']}; {found['begun'][:10]}."
+        f"{ssh}, {rsync}, {versions['syncctl']}; {found['begun'][:10]}. {conditions(found['cases'])}"
     )
     pictures = "\n\n".join(
         f"![{title}](performance-{name}.svg)" for name, (title, cases) in groups(found).items() if cases
     )
     return f"{head}\n\n{pictures}\n\n{report.times(found)}\n\n{report.others(found)}"
+
+
+def conditions(cases: list[Document]) -> str:
+    """How often it was measured, and how busy the machine was."""
+    rounds, loads = {case["rounds"] for case in cases} - {0}, [case["load_1min"] for case in cases if case["rounds"]]
+    if not rounds:
+        return ""
+    runs = f"{min(rounds)}" if len(rounds) == 1 else f"{min(rounds)} to {max(rounds)}"
+    return f"Medians of {runs} runs; load average before the cases {min(loads):.1f} to {max(loads):.1f}."
 
 
 def between_marks(page: str, text: str) -> str:

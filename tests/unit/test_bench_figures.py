@@ -12,7 +12,7 @@ from bench.cases import CASES, selected
 from bench.charts import chart, kind
 from bench.figures import METRICS, Bound, Run, figures, medians
 from bench.gate import allowed, baseline, regressions
-from bench.publish import BEGIN, END, between_marks
+from bench.publish import BEGIN, END, between_marks, conditions
 from bench.trees import TREES
 from bench.verify import allocated, differences, link_groups
 from tests.helpers.oracle import RSYNC
@@ -145,6 +145,11 @@ def test_a_page_gets_its_section_between_the_marks() -> None:
     assert between_marks(page, "new") == f"before\n{BEGIN}\n\nnew\n\n{END}\nafter\n"
     with pytest.raises(ValueError, match="no marks"):
         between_marks("nothing", "new")
+
+
+def test_a_page_says_how_often_and_on_how_busy_a_machine() -> None:
+    cases = [{"rounds": 5, "load_1min": 0.31}, {"rounds": 7, "load_1min": 2.0}]
+    assert conditions(cases) == "Medians of 5 to 7 runs; load average before the cases 0.3 to 2.0."
 
 
 @pytest.mark.skipif(RSYNC is None, reason="rsync is not installed")
