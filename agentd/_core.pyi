@@ -13,7 +13,7 @@ from typing import Any, final
 
 @final
 class Buffer:
-    """Pooled, zeroed, writable memory with the buffer protocol.
+    """Pooled, writable memory with the buffer protocol; what it holds at first is to be overwritten.
 
     An engine that is handed one takes its memory (no copy) and leaves it empty; that fails with BufferError while a
     memoryview of it is alive.

@@ -498,8 +498,7 @@ pub fn split(path: &[u8]) -> (&[u8], &[u8]) {
 /// BLAKE3 of an open file, read in stretches; fails when `stopped` meanwhile.
 pub fn hash_file(file: &OwnedFd, stopped: impl Fn() -> bool) -> io::Result<[u8; 32]> {
     let mut hasher = blake3::Hasher::new();
-    let mut buf = crate::buffer::take(STRETCH);
-    buf.resize(STRETCH, 0);
+    let mut buf = crate::buffer::filled(STRETCH);
     loop {
         match rustix::io::read(file, &mut buf[..]) {
             Ok(0) => break,

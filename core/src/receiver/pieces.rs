@@ -91,8 +91,7 @@ fn piece(
             return Ok(true);
         }
         record::DELTA => {
-            made = buffer::take(len as usize);
-            made.resize(len as usize, 0);
+            made = buffer::filled(len as usize);
             if !from_delta(shared, Some(large), content, &mut made, &mut gaps)? {
                 return Ok(spoiled(shared, pending, large, i, Err(problem::CHANGED_HERE)));
             }
