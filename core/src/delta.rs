@@ -53,6 +53,8 @@ pub struct Matcher {
     signature: Arc<Signature>,
     index: Arc<Index>,
     carry: Option<Carry>,
+    /// What precedes the next piece, when no piece did that left a carry.
+    behind: Vec<u8>,
     /// Bytes that may still be hashed in vain.
     credit: u64,
 }
@@ -75,6 +77,7 @@ impl Matcher {
         Matcher {
             index: Arc::new(Index::new(&signature, full)),
             carry: None,
+            behind: Vec::new(),
             credit: credit_max(&signature),
             signature: Arc::new(signature),
         }
@@ -83,6 +86,18 @@ impl Matcher {
     /// What is looked for.
     pub fn signature(&self) -> &Signature {
         &self.signature
+    }
+
+    /// How many bytes before the piece at `piece_offset` are to be given to `precede`: none where a piece did precede it.
+    pub fn lookbehind(&self, piece_offset: u64) -> u64 {
+        let follows = self.carry.is_some_and(|carry| carry.at == piece_offset);
+        let most = u64::from(self.signature.block_len) - 1;
+        if follows { 0 } else { most.min(piece_offset) }
+    }
+
+    /// `behind` precedes the next piece: the end of a block that began there is found, too.
+    pub fn precede(&mut self, behind: Vec<u8>) {
+        self.behind = behind;
     }
 
     /// Appends to `out` tokens that make exactly `window`, a piece of the new file at `piece_offset`.
@@ -191,6 +206,9 @@ impl Run<'_> {
             let found = self.expected(full).or_else(|| self.search(full));
             let Some((at, block)) = found else { break };
             let basis = u64::from(block) * block_len as u64;
+            if self.at == 0 && self.ends_behind(at, block) {
+                self.take(0, basis - at as u64, at);
+            }
             self.hint = block.checked_add(1);
             self.take(at, basis, self.matcher.signature.len_of(block) as usize);
         }
@@ -207,7 +225,24 @@ impl Run<'_> {
             });
         }
         self.matcher.carry = self.carry;
+        self.matcher.behind.clear();
         self.tokens.finish()
+    }
+
+    /// Whether what is before `at`, where `block` was found, is the end of the block before it: that one began before the
+    /// piece, and nobody looked for it there.
+    fn ends_behind(&self, at: usize, block: u32) -> bool {
+        let (signature, behind) = (&self.matcher.signature, &self.matcher.behind);
+        let block_len = signature.block_len as usize;
+        let (Some(block), Some(outside)) = (block.checked_sub(1), block_len.checked_sub(at)) else {
+            return false;
+        };
+        if at == 0 || outside == 0 || behind.len() < outside {
+            return false;
+        }
+        let basis = u64::from(block) * block_len as u64;
+        let value = signature::value_of_two(&behind[behind.len() - outside..], &self.text.window[..at], basis);
+        signature.strong.get(block as usize) == Some(&signature::strong(&value))
     }
 
     /// `len` bytes from `at` on are those of the basis from `basis` on; what lies behind the piece is left to the next.

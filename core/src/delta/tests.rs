@@ -194,3 +194,32 @@ fn broken_tokens_are_refused() {
     ));
     assert!(apply_untrusted(&copy(10, 0), 100, failing, &mut [0; 9], &mut Vec::new()).is_err());
 }
+
+#[test]
+fn a_block_that_began_before_the_first_piece_of_a_run_is_found_by_its_end() {
+    let basis = noise(60_000, 1);
+    let new = [&noise(15, 2)[..], &basis].concat();
+    let (piece, block_len) = (7 * 1024, 1024);
+    let mut literal = 0;
+    for (n, window) in new.chunks(piece).enumerate() {
+        let offset = n * piece;
+        let behind = offset + window.len();
+        let mut matcher = Matcher::new(Signature::of(&basis, block_len));
+        let before = matcher.lookbehind(offset as u64) as usize;
+        matcher.precede(new[offset - before..offset].to_vec());
+        let lookahead = &new[behind..new.len().min(behind + block_len as usize - 1)];
+        let mut tokens = Vec::new();
+        literal += matcher
+            .piece(window, offset as u64, &[], lookahead, &mut tokens)
+            .literal;
+        assert_eq!(
+            matcher.lookbehind(behind as u64),
+            0,
+            "the next piece of the run has a carry"
+        );
+        let mut made = vec![0; window.len()];
+        assert!(apply(&tokens, &basis, &mut made).is_ok());
+        assert!(made == window);
+    }
+    assert_eq!(literal, 15);
+}

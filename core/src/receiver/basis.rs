@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use super::Shared;
 use super::apply::target;
@@ -141,6 +142,11 @@ fn sign(shared: &Shared, pending: &Arc<Pending>, index: u32, partial: Option<Par
 impl Signing {
     fn stretches(&self) -> u64 {
         self.whole.basis_size.div_ceil(STRETCH)
+    }
+
+    /// When to sign more of it: at once, or then.
+    pub fn due(&self) -> Option<Instant> {
+        self.large.due()
     }
 
     /// Signs one stretch; whether there may be another. Any number of workers may.

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use super::Shared;
 use super::apply::Wrong;
@@ -36,8 +37,9 @@ pub struct Large {
     pub basis: Option<Basis>,
     /// Bytes of the signature that the sender holds; None without a BASIS.
     pub signed: Option<u64>,
-    /// Held while a piece is written: the kernel lets one writer at a file, and has the others spin.
     written: Mutex<Written>,
+    /// Held while a piece is written: the kernel lets one writer at a file, and has the others spin.
+    writing: Mutex<()>,
     inner: Mutex<Inner>,
 }
 
@@ -52,6 +54,8 @@ struct Written {
     /// Pieces of the basis that were put there before it was known whether they stay; and how many did.
     anticipated: u32,
     confirmed: u32,
+    /// Since when as many are as may be.
+    full: Option<Instant>,
     /// Nothing is put there that did not come.
     only_data: bool,
     /// Something may be where a hole comes.
@@ -59,6 +63,12 @@ struct Written {
 }
 
 impl Written {
+    /// Whether one more piece may be put in place untold.
+    fn has_room(&self) -> bool {
+        let most = ANTICIPATED_MIN.saturating_add(self.confirmed.saturating_mul(2));
+        !self.only_data && self.anticipated < most
+    }
+
     fn came(&mut self, record: &Record, count: u32) {
         self.held.remove(&record.piece);
         // Which pieces, not what is in them.
@@ -70,6 +80,10 @@ impl Written {
 
 /// So many pieces of the basis are put in place untold; after that, so many as there are that stay.
 const ANTICIPATED_MIN: u32 = 32;
+
+/// While as many are in place as may be, signing waits so long for word of them: what is signed meanwhile would have to be
+/// read and hashed again to be put there. Without such word the file is another one, and the signature is what counts.
+const PATIENCE: Duration = Duration::from_millis(20);
 
 /// A temporary file and its name.
 type Temp = (Arc<OwnedFd>, Vec<u8>);
@@ -117,6 +131,7 @@ impl Large {
             basis,
             signed: Some(signed),
             written: Mutex::new(written),
+            writing: Mutex::default(),
             inner: Mutex::new(inner),
         }
     }
@@ -124,20 +139,35 @@ impl Large {
     /// Puts a piece of the basis, whose hash is `value`, where it may well belong; not when another came, or most of the
     /// pieces before it do not stay. `write` says whether it could be kept.
     pub fn anticipate(&self, number: u32, value: [u8; 32], write: impl FnOnce() -> io::Result<bool>) {
-        let mut written = lock(&self.written);
-        let most = ANTICIPATED_MIN.saturating_add(written.confirmed.saturating_mul(2));
-        if written.only_data || written.anticipated >= most || written.came.holds_any(number, 1) {
+        {
+            let mut written = lock(&self.written);
+            if !written.has_room() || written.came.holds_any(number, 1) {
+                return;
+            }
+            written.dirty = true;
+            written.anticipated += 1;
+            written.full = (!written.has_room()).then(Instant::now);
+        }
+        let _alone = lock(&self.writing);
+        // What comes is written behind us: over this piece, when it is the same.
+        if lock(&self.written).came.holds_any(number, 1) {
             return;
         }
-        written.dirty = true;
-        match write() {
-            Ok(true) => {
-                written.anticipated += 1;
-                written.held.insert(number, value);
-            }
+        let kept = write();
+        let mut written = lock(&self.written);
+        match kept {
+            Ok(true) if written.came.holds_any(number, 1) => {}
+            Ok(true) => drop(written.held.insert(number, value)),
             // What is wrong is told when the piece itself cannot be kept.
             _ => written.only_data = true,
         }
+    }
+
+    /// When more of the basis may be signed: now, or when no word of what was put in place has come until then.
+    pub fn due(&self) -> Option<Instant> {
+        let written = lock(&self.written);
+        let full = written.full.filter(|_| !written.only_data && !written.has_room())?;
+        Some(full + PATIENCE).filter(|due| *due > Instant::now())
     }
 
     /// Whether the piece that came is there already.
@@ -153,9 +183,13 @@ impl Large {
 
     /// Has `write` put `count` pieces that came in place; it is told whether something may be there already.
     pub fn write<T>(&self, record: &Record, count: u32, write: impl FnOnce(bool) -> T) -> T {
-        let mut written = lock(&self.written);
-        written.came(record, count);
-        write(written.dirty)
+        let dirty = {
+            let mut written = lock(&self.written);
+            written.came(record, count);
+            written.dirty
+        };
+        let _alone = lock(&self.writing);
+        write(dirty)
     }
 
     /// The file to write to, made when there is none yet; None when the file is broken already.

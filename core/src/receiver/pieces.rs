@@ -88,6 +88,7 @@ fn piece(
         // One copy, and what it makes was put in place when it was signed.
         record::DELTA if content.len() == delta::COPY_LEN && large.holds(record) => {
             add(&shared.counters.matched, len);
+            shared.queue.look_again();
             return Ok(true);
         }
         record::DELTA => {

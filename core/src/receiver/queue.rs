@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::basis::Signing;
 use super::groups::Follower;
@@ -112,6 +112,14 @@ impl Queue {
         }
     }
 
+    /// A signature that was put off may go on.
+    pub fn look_again(&self) {
+        let jobs = lock(&self.jobs);
+        if !jobs.signing.is_empty() {
+            self.workers.notify_all();
+        }
+    }
+
     /// The session has something more to do before it is finished: `resolved` ends that.
     pub fn hold(&self) {
         lock(&self.jobs).outstanding += 1;
@@ -166,7 +174,11 @@ impl Queue {
             if let Some(job) = jobs.data.pop_front() {
                 return Some(job);
             }
-            if let Some(signing) = jobs.signing.pop_front() {
+            let dues = jobs.signing.iter().map(|signing| signing.due()).enumerate();
+            let due = dues.min_by_key(|(_, due)| *due);
+            if let Some((at, None)) = due
+                && let Some(signing) = jobs.signing.remove(at)
+            {
                 return Some(Job::Sign(signing));
             }
             if jobs.signed < SIGNED_MAX
@@ -178,8 +190,10 @@ impl Queue {
             if std::mem::take(&mut jobs.finish) {
                 return Some(Job::Finish);
             }
+            let until = due.and_then(|(_, due)| due);
+            let wait = until.map_or(LOOK_UP, |due| due.saturating_duration_since(Instant::now()));
             jobs.idle += 1;
-            let waited = self.workers.wait_timeout(jobs, LOOK_UP);
+            let waited = self.workers.wait_timeout(jobs, wait);
             jobs = waited.unwrap_or_else(std::sync::PoisonError::into_inner).0;
             jobs.idle -= 1;
         }

@@ -23,8 +23,8 @@ use super::read::{self, Trouble};
 /// deltas travel together.
 const RUN: u32 = 8;
 /// While the signature is still coming, pieces that are where they were are found without the rest of it. Where so many
-/// are not, the rest is waited for.
-const MISSED_MAX: usize = 16;
+/// more are not than are, the rest is waited for.
+const MISSED_MAX: u64 = 16;
 /// After so many pieces without a match the search is for a part of the pieces only: the further it went in vain, the
 /// smaller a part. What is missed so is at most 1 / `BARREN` of what was sent in vain.
 const BARREN: u32 = 8;
@@ -108,7 +108,11 @@ impl Large {
                         }
                         first..end
                     }
-                    _ if state.next >= end || !complete && state.missed.len() >= MISSED_MAX => return Next::Later,
+                    _ if state.next >= end
+                        || !complete && state.missed.len() as u64 >= MISSED_MAX + state.values.have() =>
+                    {
+                        return Next::Later;
+                    }
                     _ => state.next..end.min(state.next + RUN),
                 }
             }
@@ -304,6 +308,18 @@ impl Large {
         let ahead = u64::from(matcher.signature().block_len - 1).min(self.meta.size - behind);
         let profile = &run.engine.profile;
         read::append(&self.file, &mut run.piece, behind, ahead as usize, self.sparse)?;
+        let before = matcher.lookbehind(offset);
+        if before > 0 {
+            let mut preceding = Vec::new();
+            read::append(
+                &self.file,
+                &mut preceding,
+                offset - before,
+                before as usize,
+                self.sparse,
+            )?;
+            matcher.precede(preceding);
+        }
         let (data, lookahead) = run.piece[record::HEADER..].split_at(len);
         let stats = profile.time(Stage::Delta, || {
             matcher.piece(data, offset, own, lookahead, &mut run.tokens)
