@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench import trees
 from bench.contenders import FLOOR_TREE, OURS, OURS_ON_RANDOM, RSYNC, RSYNC_AES, SSH_CAT, STATUS, Contender
@@ -63,8 +63,8 @@ def _literal() -> Bound:
     return Bound("literal", RSYNC.name, 1.2)
 
 
-def _tree(name: str, tree: str, step: str, what: str, *bounds: Bound, **options: object) -> Case:
-    return Case(name, f"{TREES[tree].what}: {what}", TREES[tree], step, bounds, **options)  # type: ignore[arg-type]
+def _tree(name: str, tree: str, step: str, what: str, *bounds: Bound, **options: Any) -> Case:
+    return Case(name, f"{TREES[tree].what}: {what}", TREES[tree], step, bounds, **options)
 
 
 _WAN = Wan(50, 200)

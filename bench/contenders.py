@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import os
 import re
@@ -46,8 +47,8 @@ class Command(NamedTuple):
     stdin: Path | None = None
 
 
-class Contender:
-    """Runs a job by a command of its own."""
+class Contender(abc.ABC):
+    """Runs a job."""
 
     name: str
     checks: tuple[str, ...] | None = ()
@@ -59,13 +60,9 @@ class Contender:
         """What this machine does not have for it."""
         return None
 
+    @abc.abstractmethod
     def command(self, hosts: Hosts, job: Job) -> contextlib.AbstractContextManager[Command]:
         """Get ready, outside of the time; the end of the context cleans up."""
-        return contextlib.nullcontext(Command(self.argv(hosts, job)))
-
-    def argv(self, hosts: Hosts, job: Job) -> list[str]:
-        """The command where nothing has to be got ready."""
-        raise NotImplementedError
 
     def literal(self, said: str) -> int | None:
         """Bytes of literal data, from what ``stats`` made it say."""
@@ -73,7 +70,19 @@ class Contender:
         return int(found[1].replace(",", "")) if found else None
 
 
-class Syncctl(Contender):
+class Program(Contender):
+    """One for which nothing has to be got ready."""
+
+    def command(self, hosts: Hosts, job: Job) -> contextlib.AbstractContextManager[Command]:
+        """Its command line."""
+        return contextlib.nullcontext(Command(self.argv(hosts, job)))
+
+    @abc.abstractmethod
+    def argv(self, hosts: Hosts, job: Job) -> list[str]:
+        """The command line."""
+
+
+class Syncctl(Program):
     """The program that this is all about."""
 
     def __init__(self, name: str = "syncctl", part: str = "crafted") -> None:
@@ -85,7 +94,7 @@ class Syncctl(Contender):
         return [*words, *(("--stats",) if job.stats else ()), *job.operands()]
 
 
-class Rsync(Contender):
+class Rsync(Program):
     """rsync over ssh, with options for ssh."""
 
     def __init__(self, name: str, *ssh: str) -> None:
@@ -98,7 +107,7 @@ class Rsync(Contender):
         return ["rsync", "-a", "--delete", *job.rsync, *stats, "-e", shell, *job.operands()]
 
 
-class Sy(Contender):
+class Sy(Program):
     """sy (github.com/nijaru/sy), where it is installed; it reads the person's own ssh configuration."""
 
     name = "sy"
@@ -114,7 +123,7 @@ class Sy(Contender):
         return ["sy", "-a", "--delete", "--quiet", *job.operands()]
 
 
-class Status(Contender):
+class Status(Program):
     """The floor of a sync that finds nothing to do: the start of ``syncctl`` and a question to its agent."""
 
     name = "floor: syncctl status"
