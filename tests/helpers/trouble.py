@@ -140,9 +140,11 @@ def contents(root: Path | bytes) -> Content:
     top = os.fsencode(root)
     found: Content = {}
     for directory, dirs, files in os.walk(top):
+        # A directory that has no name yet may hold half a file, as a temporary file may be one.
+        dirs[:] = [name for name in dirs if not name.endswith(b".new~")]
         for name in (*dirs, *files):
             path = os.path.join(directory, name)
-            if name.endswith((b".sync~", b".aside~", b".new~")):
+            if name.endswith((b".sync~", b".aside~")):
                 continue
             with contextlib.suppress(FileNotFoundError):
                 found[os.path.relpath(path, top)] = _content(path)
