@@ -101,9 +101,14 @@ def merged(paths: Iterable[Path]) -> Document:
     return {**documents[-1], "cases": list(cases.values())}
 
 
-def newest() -> list[Path]:
-    """The result of the last run."""
-    return sorted(RESULTS.glob("*.json"))[-1:]
+def parse(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, Document]:
+    """The command line, and the results that it names: by default that of the last run.  Without any, the end."""
+    parser.add_argument("results", type=Path, nargs="*", help="default: the newest of bench/results/")
+    arguments = parser.parse_args()
+    paths = arguments.results or sorted(RESULTS.glob("*.json"))[-1:]
+    if not paths:
+        parser.exit(2, "bench: no result; run `make bench`\n")
+    return arguments, merged(paths)
 
 
 def _comparable(row: Document) -> bool:
@@ -116,14 +121,8 @@ def _comparable(row: Document) -> bool:
 def main() -> int:
     """Run what the command line asks for."""
     parser = argparse.ArgumentParser(prog="python -m bench.gate", description="A result against the baseline.")
-    parser.add_argument("results", type=Path, nargs="*", help="default: the newest of bench/results/")
     parser.add_argument("--write", action="store_true", help="make them the baseline")
-    arguments = parser.parse_args()
-    paths = arguments.results or newest()
-    if not paths:
-        sys.stderr.write("bench: no result; run `make bench`\n")
-        return 2
-    document = merged(paths)
+    arguments, document = parse(parser)
     if not arguments.write:
         return check(document)
     kept = json.loads(BASELINE.read_text()) if BASELINE.exists() else {}

@@ -14,7 +14,7 @@ from typing import Any
 from bench import report
 from bench.cases import CASES
 from bench.charts import chart
-from bench.gate import merged, newest
+from bench.gate import parse
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 BEGIN, END = "<!-- figures: make bench-charts writes what is between these marks -->", "<!-- end of figures -->"
@@ -25,14 +25,9 @@ Document = dict[str, Any]
 def main() -> int:
     """Run what the command line asks for."""
     parser = argparse.ArgumentParser(prog="python -m bench.publish", description="Results into docs/.")
-    parser.add_argument("results", type=Path, nargs="*", help="default: the newest of bench/results/")
     parser.add_argument("--markdown", metavar="FILE", help="write only the tables, there")
-    arguments = parser.parse_args()
-    paths = arguments.results or newest()
-    if not paths:
-        sys.stderr.write("bench: no result; run `make bench`\n")
-        return 2
-    found = in_order(merged(paths))
+    arguments, document = parse(parser)
+    found = in_order(document)
     if arguments.markdown:
         text = report.tables(found)
         sys.stdout.write(text) if arguments.markdown == "-" else Path(arguments.markdown).write_text(text)
