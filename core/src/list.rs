@@ -2,8 +2,10 @@
 //!
 //! Layout: docs/protocol.md, LIST. Nothing here touches a file.
 
+mod build;
 mod links;
 
+pub use build::Builder;
 pub use links::Link;
 
 /// Entry type: a directory.
@@ -16,6 +18,8 @@ pub const SYMLINK: u8 = 2;
 pub const OTHER: u8 = 3;
 /// Entry type: what could not be looked at; skipped, but listed.
 pub const UNREADABLE: u8 = 4;
+/// Entry type: what does not exist; only in a PARTIAL group.
+pub const GONE: u8 = 5;
 
 /// Chunk flag: the source is one file.
 pub const SINGLE: u16 = 1;
@@ -32,6 +36,8 @@ pub const FIRST: u8 = 1;
 pub const LAST: u8 = 2;
 /// Group flag: the directory could not be read whole.
 pub const INCOMPLETE: u8 = 4;
+/// Group flag: the group tells of its entries, not of what else the directory holds.
+pub const PARTIAL: u8 = 8;
 
 const LAYOUT: u16 = 1;
 const HEADER: usize = 24;
@@ -44,11 +50,11 @@ pub const PATH_MAX: usize = 65535;
 /// One entry, by value but for its name, target and hash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry<'a> {
-    /// DIRECTORY, REGULAR, SYMLINK, OTHER or UNREADABLE.
+    /// DIRECTORY, REGULAR, SYMLINK, OTHER, UNREADABLE or GONE.
     pub kind: u8,
     /// Permission bits.
     pub mode: u16,
-    /// Bytes, of a regular file.
+    /// Bytes, of a regular file; 1 of a directory in a PARTIAL group whose own complete listing follows.
     pub size: u64,
     /// Modification time, seconds.
     pub mtime_s: i64,
@@ -74,174 +80,10 @@ pub struct Group {
     /// How many are its.
     pub entries: u32,
     path: (u32, u16),
-    /// FIRST, LAST, INCOMPLETE.
+    /// FIRST, LAST, INCOMPLETE, PARTIAL.
     pub flags: u8,
     /// Why it is INCOMPLETE.
     pub errno: i32,
-}
-
-/// Builds one chunk, group by group.
-#[derive(Default)]
-pub struct Builder {
-    flags: u16,
-    groups: Vec<u8>,
-    group_count: u32,
-    kinds: Vec<u8>,
-    modes: Vec<u8>,
-    sizes: Vec<u8>,
-    seconds: Vec<u8>,
-    nanos: Vec<u8>,
-    name_lens: Vec<u8>,
-    target_lens: Vec<u8>,
-    uids: Vec<u8>,
-    gids: Vec<u8>,
-    hashes: Vec<u8>,
-    paths: Vec<u8>,
-    names: Vec<u8>,
-    targets: Vec<u8>,
-    links: Vec<u8>,
-}
-
-impl Builder {
-    /// An empty chunk with these chunk flags.
-    pub fn new(flags: u16) -> Self {
-        Self {
-            flags,
-            ..Self::default()
-        }
-    }
-
-    /// Begins a group; the entries pushed next are its.
-    pub fn begin_group(&mut self, path: &[u8], flags: u8, errno: i32) {
-        self.groups.extend_from_slice(&0u32.to_le_bytes());
-        self.groups.extend_from_slice(&(path.len() as u16).to_le_bytes());
-        self.groups.push(flags);
-        self.groups.push(0);
-        self.groups.extend_from_slice(&errno.to_le_bytes());
-        self.group_count += 1;
-        self.paths.extend_from_slice(path);
-    }
-
-    /// Sets flags on the group begun last: LAST and INCOMPLETE are known only at its end.
-    pub fn amend_group(&mut self, flags: u8, errno: i32) {
-        let at = self.groups.len() - GROUP;
-        self.groups[at + 6] |= flags;
-        if errno != 0 {
-            self.groups[at + 8..at + 12].copy_from_slice(&errno.to_le_bytes());
-        }
-    }
-
-    /// Adds an entry to the group begun last.
-    pub fn push(&mut self, entry: &Entry<'_>) {
-        let at = self.groups.len() - GROUP;
-        let count = u32::from_le_bytes(array(&self.groups[at..])) + 1;
-        self.groups[at..at + 4].copy_from_slice(&count.to_le_bytes());
-        self.kinds.push(entry.kind);
-        self.modes.extend_from_slice(&entry.mode.to_le_bytes());
-        self.sizes.extend_from_slice(&entry.size.to_le_bytes());
-        self.seconds.extend_from_slice(&entry.mtime_s.to_le_bytes());
-        self.nanos.extend_from_slice(&entry.mtime_ns.to_le_bytes());
-        self.name_lens
-            .extend_from_slice(&(entry.name.len() as u16).to_le_bytes());
-        self.target_lens
-            .extend_from_slice(&(entry.target.len() as u16).to_le_bytes());
-        self.names.extend_from_slice(entry.name);
-        self.targets.extend_from_slice(entry.target);
-        if self.flags & OWNERS != 0 {
-            self.uids.extend_from_slice(&entry.uid.to_le_bytes());
-            self.gids.extend_from_slice(&entry.gid.to_le_bytes());
-        }
-        if self.flags & HASHES != 0 {
-            self.hashes.extend_from_slice(&entry.hash);
-        }
-    }
-
-    /// The entry pushed last is a name of a file that has others.
-    pub fn link(&mut self, group: u32) {
-        links::write((self.entries() as u32 - 1, group), &mut self.links);
-        self.flags |= LINKS;
-    }
-
-    /// Entries so far.
-    pub fn entries(&self) -> usize {
-        self.kinds.len()
-    }
-
-    /// Groups so far.
-    pub fn groups(&self) -> usize {
-        self.group_count as usize
-    }
-
-    /// Bytes that `finish` will return.
-    pub fn len(&self) -> usize {
-        HEADER + self.columns().iter().map(|c| c.len()).sum::<usize>()
-    }
-
-    /// Whether nothing was begun.
-    pub fn is_empty(&self) -> bool {
-        self.group_count == 0
-    }
-
-    fn columns(&self) -> [&[u8]; 15] {
-        [
-            &self.groups,
-            &self.kinds,
-            &self.modes,
-            &self.sizes,
-            &self.seconds,
-            &self.nanos,
-            &self.name_lens,
-            &self.target_lens,
-            &self.uids,
-            &self.gids,
-            &self.hashes,
-            &self.paths,
-            &self.names,
-            &self.targets,
-            &self.links,
-        ]
-    }
-
-    /// The payload; the builder is empty again, with its memory kept.
-    pub fn finish(&mut self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(self.len());
-        out.extend_from_slice(&LAYOUT.to_le_bytes());
-        out.extend_from_slice(&self.flags.to_le_bytes());
-        for n in [
-            self.group_count as usize,
-            self.kinds.len(),
-            self.paths.len(),
-            self.names.len(),
-            self.targets.len(),
-        ] {
-            out.extend_from_slice(&(n as u32).to_le_bytes());
-        }
-        for column in self.columns() {
-            out.extend_from_slice(column);
-        }
-        self.group_count = 0;
-        self.flags &= !LINKS;
-        for column in [
-            &mut self.groups,
-            &mut self.kinds,
-            &mut self.modes,
-            &mut self.sizes,
-            &mut self.seconds,
-            &mut self.nanos,
-            &mut self.name_lens,
-            &mut self.target_lens,
-            &mut self.uids,
-            &mut self.gids,
-            &mut self.hashes,
-            &mut self.paths,
-            &mut self.names,
-            &mut self.targets,
-            &mut self.links,
-        ] {
-            column.clear();
-        }
-        out
-    }
 }
 
 /// A chunk whose every field was checked: what it returns needs no further look.
@@ -337,6 +179,7 @@ impl Chunk {
     fn check(&self) -> Result<(), &'static str> {
         for group in &self.groups {
             let path = self.path(group);
+            let partial = group.flags & PARTIAL != 0;
             if !path.is_empty() && !path.split(|&b| b == b'/').all(is_component) {
                 return Err("a directory path that is not relative and plain");
             }
@@ -349,14 +192,23 @@ impl Chunk {
                 if path.len() + 1 + entry.name.len() > PATH_MAX {
                     return Err("a path that is too long");
                 }
-                if entry.kind > UNREADABLE || entry.mode > 0o7777 || entry.mtime_ns >= 1_000_000_000 {
+                if entry.kind > GONE || entry.mode > 0o7777 || entry.mtime_ns >= 1_000_000_000 {
                     return Err("an entry with a type, mode or time out of range");
                 }
                 if (entry.kind == SYMLINK) == entry.target.is_empty() || entry.target.contains(&0) {
                     return Err("a symlink without a proper target");
                 }
-                if (entry.kind != REGULAR && entry.size != 0) || entry.size > i64::MAX as u64 {
+                let size_max = match entry.kind {
+                    REGULAR => i64::MAX as u64,
+                    DIRECTORY if partial => 1,
+                    _ => 0,
+                };
+                if entry.size > size_max {
                     return Err("an entry with a size out of range");
+                }
+                let known = (entry.mode, entry.mtime_s, entry.mtime_ns) != (0, 0, 0);
+                if entry.kind == GONE && (!partial || known || root) {
+                    return Err("an entry that is gone where none can be, or with properties");
                 }
             }
         }
@@ -461,8 +313,11 @@ fn parse_groups(data: &[u8], count: usize, entries: usize, paths_len: usize) -> 
         if start > entries as u64 || path > paths_len as u64 {
             return Err("file-list groups that name more than there is");
         }
-        if group.flags & !(FIRST | LAST | INCOMPLETE) != 0 || data[at + 7] != 0 {
+        if group.flags & !(FIRST | LAST | INCOMPLETE | PARTIAL) != 0 || data[at + 7] != 0 {
             return Err("a file-list group with unknown flags");
+        }
+        if group.flags & PARTIAL != 0 && (group.flags != FIRST | LAST | PARTIAL || group.errno != 0) {
+            return Err("a partial file-list group that is a part of a listing");
         }
         groups.push(group);
     }

@@ -86,3 +86,45 @@ fn hostile_names_are_refused() {
         assert!(Chunk::parse_untrusted(builder.finish()).is_err(), "{path:?}");
     }
 }
+
+/// What becomes of a group with these flags and this one entry.
+fn alone(flags: u8, errno: i32, entry: Entry<'_>) -> Result<Chunk, &'static str> {
+    let mut builder = Builder::new(0);
+    builder.begin_group(b"d", flags, errno);
+    builder.push(&entry);
+    Chunk::parse_untrusted(builder.finish())
+}
+
+#[test]
+fn a_partial_group_is_whole_and_alone_tells_what_is_gone() {
+    const WHOLE: u8 = FIRST | LAST;
+    let gone = Entry {
+        mode: 0,
+        mtime_s: 0,
+        mtime_ns: 0,
+        ..entry(b"x", GONE, b"")
+    };
+    let deep = Entry {
+        size: 1,
+        ..entry(b"x", DIRECTORY, b"")
+    };
+    assert!(alone(WHOLE | PARTIAL, 0, gone).is_ok());
+    assert!(alone(WHOLE | PARTIAL, 0, deep).is_ok());
+    for flags in [PARTIAL, FIRST | PARTIAL, LAST | PARTIAL, WHOLE | INCOMPLETE | PARTIAL] {
+        assert!(alone(flags, 0, deep).is_err(), "{flags}");
+    }
+    assert!(alone(WHOLE | PARTIAL, 5, deep).is_err());
+    assert!(alone(WHOLE, 0, gone).is_err());
+    assert!(alone(WHOLE, 0, deep).is_err());
+    assert!(alone(WHOLE | PARTIAL, 0, Entry { size: 2, ..deep }).is_err());
+    for known in [
+        Entry { mode: 1, ..gone },
+        Entry { size: 1, ..gone },
+        Entry { mtime_s: 1, ..gone },
+        Entry { mtime_ns: 1, ..gone },
+        Entry { target: b"t", ..gone },
+        Entry { kind: GONE + 1, ..gone },
+    ] {
+        assert!(alone(WHOLE | PARTIAL, 0, known).is_err(), "{known:?}");
+    }
+}
