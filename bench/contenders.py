@@ -29,10 +29,12 @@ class Job(NamedTuple):
     destination: Path
     pull: bool
     """``source`` is the far side's."""
+    delete: bool
+    """What the source does not have goes."""
     stats: bool
     """Say how much literal data there was."""
     rsync: tuple[str, ...]
-    """Options for rsync beyond ``-a --delete``."""
+    """Options for rsync beyond ``-a`` and ``--delete``."""
 
     def operands(self) -> list[str]:
         """Both places, as rsync and its like have them."""
@@ -90,8 +92,8 @@ class Syncctl(Program):
         self.part = part
 
     def argv(self, hosts: Hosts, job: Job) -> list[str]:  # noqa: D102
-        words = [*map(os.fsdecode, hosts.here.argv), "pull" if job.pull else "push", "--delete"]
-        return [*words, *(("--stats",) if job.stats else ()), *job.operands()]
+        words = [*map(os.fsdecode, hosts.here.argv), "pull" if job.pull else "push"]
+        return [*words, *(("--delete",) if job.delete else ()), *(("--stats",) if job.stats else ()), *job.operands()]
 
 
 class Rsync(Program):
@@ -104,7 +106,8 @@ class Rsync(Program):
     def argv(self, hosts: Hosts, job: Job) -> list[str]:  # noqa: D102
         stats = ("--stats", "--no-human-readable") if job.stats else ()
         shell = shlex.join([*hosts.ssh, *self._ssh])
-        return ["rsync", "-a", "--delete", *job.rsync, *stats, "-e", shell, *job.operands()]
+        delete = ("--delete",) if job.delete else ()
+        return ["rsync", "-a", *delete, *job.rsync, *stats, "-e", shell, *job.operands()]
 
 
 class Sy(Program):
@@ -120,7 +123,7 @@ class Sy(Program):
         if not config.exists():
             config.parent.mkdir(mode=0o700)
             config.write_text(f"Include {hosts.sshd.client_config}\n")
-        return ["sy", "-a", "--delete", "--quiet", *job.operands()]
+        return ["sy", "-a", *(("--delete",) if job.delete else ()), "--quiet", *job.operands()]
 
 
 class Status(Program):

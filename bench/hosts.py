@@ -162,6 +162,19 @@ class Hosts:
             *descendants(self.sshd.pid),
         }
 
+    def restart(self) -> None:
+        """Stop both agents, start them anew, and link them, by a push of a file of their own."""
+        for agent in (self.here, self.there):
+            agent.stop()
+        for agent in (self.there, self.here):
+            agent.ok("start")
+        self.__dict__.pop("here_pid", None)
+        self.__dict__.pop("there_pid", None)
+        file = self.directory / "linked"
+        file.write_bytes(b"")
+        self.here.ok("push", file, f"box:{self.directory}/linked.there")
+        self.settle()
+
     @cached_property
     def here_pid(self) -> int:
         """The near agent's."""

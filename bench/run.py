@@ -102,7 +102,7 @@ class Bench:
             source.mkdir()
             (source / "file").write_bytes(b"x")
             with two_hosts(self.installed) as hosts:
-                job = Job(source, destination, pull=False, stats=False, rsync=())
+                job = Job(source, destination, pull=False, delete=True, stats=False, rsync=())
                 ran = hosts.run(OURS.argv(hosts, job), cases[0].limit_s)
                 wrong = [ran.said] if ran.status else differences(source, destination, None)
                 for case in cases:
@@ -150,6 +150,9 @@ class _Race:
         if case.step == AGAIN or (case.step == CHANGED and case.before is None):
             _say(f"{case.what}: before that, once")
             self._all(able, case, 0, result, timed=False)
+        if case.extras is not None:
+            for contender in able:
+                case.extras(self._destination(contender))
         rounds = self.options.runs or case.runs
         for number in range(rounds + 1):
             if result.wrong:
@@ -160,6 +163,8 @@ class _Race:
                 self._all(able, case, number, result, timed=False)
             if case.change is not None:
                 case.change(self.place / "source", self.random)
+            if case.restart:
+                self.hosts.restart()
             turn = number % len(able)  # whoever goes first finds other caches than who goes last
             self._all(able[turn:] + able[:turn], case, number, result, timed=True)
         return result
@@ -168,7 +173,7 @@ class _Race:
         for contender in contenders:
             if result.wrong:
                 break
-            destination = self.place / f"destination of {contender.name}".replace(" ", "-").replace(":", "")
+            destination = self._destination(contender)
             if case.step == FIRST:
                 remove(destination)
             run = self._sync(contender, case, destination, number, result)
@@ -177,12 +182,15 @@ class _Race:
             if case.step == FIRST:
                 remove(destination)
 
+    def _destination(self, contender: Contender) -> Path:
+        return self.place / f"destination of {contender.name}".replace(" ", "-").replace(":", "")
+
     def _sync(self, contender: Contender, case: Case, destination: Path, number: int, result: Result) -> Run:
         source = self.place / "source"
         if self.tree.twins:
             source /= contender.part
         stats = any(bound.metric == "literal" for bound in case.bounds)
-        job = Job(source, destination, case.pull, stats, case.rsync)
+        job = Job(source, destination, case.pull, case.delete, stats, case.rsync)
         appears = destination if any(bound.metric == "first_file_s" for bound in case.bounds) else None
         with contender.command(self.hosts, job) as command:
             self.hosts.wait_idle(self.options.patience_s)
@@ -194,7 +202,7 @@ class _Race:
         if ran.status != 0:
             result.wrong.append(f"{where}: {'' if ran.status is None else f'status {ran.status}: '}{ran.said}")
         elif contender.checks is not None:
-            found = differences(source, destination, self.tree, contender.checks)
+            found = differences(source, destination, self.tree, contender.checks, delete=case.delete)
             if found:
                 result.wrong.append(f"{where}: {len(found)} differences, such as {found[0]}")
         return Run(contender.name, number, ran.cost)

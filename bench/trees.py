@@ -74,6 +74,47 @@ def append_lines(root: Path, rng: random.Random) -> None:
             file.write(LINE)
 
 
+def new_file(root: Path, rng: random.Random) -> None:
+    """One more of the small files."""
+    directory = rng.choice(sorted(root.glob("d*")))
+    (directory / f"new{rng.randrange(1 << 60):015x}").write_bytes(os.urandom(4 * KIB))
+
+
+def edit_file(root: Path, rng: random.Random) -> None:
+    """One of the small files has new content."""
+    directory = rng.choice(sorted(root.glob("d*")))
+    rng.choice(sorted(directory.glob("f*"))).write_bytes(os.urandom(4 * KIB))
+
+
+def extra_files(destination: Path) -> None:
+    """20,000 files of the destination's own: some in a directory of theirs, some in one that is synced."""
+    small_files(destination / "extra", directories=10, each=1900, size=64)
+    shared = min(path for path in destination.iterdir() if path.is_dir())
+    for number in range(1000):
+        (shared / f"extra{number:05}").write_bytes(b"extra")
+
+
+def edit_line(root: Path, rng: random.Random) -> None:
+    """A line in the middle is another one, of another length."""
+    path = root / "text"
+    size = path.stat().st_size
+    with path.open("r+b") as file, mmap.mmap(file.fileno(), size) as text:
+        begin = text.find(b"\n", size // 2) + 1
+        end = text.find(b"\n", begin)
+        tail = text[end:]
+    line = os.urandom(rng.randrange(20, 60)).hex().encode()
+    with path.open("r+b") as file:  # as an editor does that writes in place
+        file.seek(begin)
+        file.write(line + tail)
+        file.truncate()
+
+
+def rename_directory(root: Path, rng: random.Random) -> None:
+    """The directory has another name."""
+    [directory] = (path for path in root.iterdir() if path.name.startswith("moved"))
+    directory.rename(root / f"moved{rng.randrange(1 << 60):015x}")
+
+
 def overwrite_pieces(root: Path, rng: random.Random) -> None:
     """160 new pieces of 64 KiB each, at any byte of the file."""
     with (root / "large").open("r+b") as file:
@@ -133,6 +174,19 @@ def _build_million(root: Path) -> None:
     small_files(root, directories=1000, each=1000, size=16)
 
 
+def _build_line(root: Path) -> None:
+    root.mkdir()
+    with (root / "text").open("wb") as file:
+        for _ in range(64):
+            noise = os.urandom(MIB // 2).hex().encode()
+            file.write(b"\n".join(noise[at : at + 79] for at in range(0, len(noise), 79))[: MIB - 1] + b"\n")
+
+
+def _build_moved(root: Path) -> None:
+    small_files(root / "moved", directories=20, each=500)
+    small_files(root / "still", directories=2, each=500)
+
+
 def _build_large(root: Path) -> None:
     large_file(root / "large", 1024)
 
@@ -184,6 +238,8 @@ TREES = {
         Tree("real", "Python's and Rust's installed trees", installed.build, 2 * GIB, 70_000),
         Tree("sources", "source text as it is installed", installed.build_sources, 256 * MIB, 12_000),
         Tree("large", "one file of 1 GiB", _build_large, GIB + 256 * MIB, 10),
+        Tree("line", "one text of 64 MiB", _build_line, 192 * MIB, 10),
+        Tree("moved", "a directory of 10,000 files", _build_moved, 64 * MIB, 11_100),
         Tree("half", "one file of 512 MiB", _build_half, 640 * MIB, 10),
         Tree("links", "20,000 files, half of them hard links", _build_links, 128 * MIB, 21_000, links=True),
         Tree("repeated", "1 GiB of one byte", _build_repeated, GIB + 256 * MIB, 10, twins=True),

@@ -15,10 +15,16 @@ BLOCK = 512
 SPARSE_SHARE, SPARSE_SLACK = 1.05, 1 << 20
 
 
-def differences(source: Path, destination: Path, tree: Tree | None, options: tuple[str, ...] = ()) -> list[str]:
-    """What is not as it has to be, a line each: rsync's word, and where the tree has them, hard links and holes."""
+def differences(
+    source: Path, destination: Path, tree: Tree | None, options: tuple[str, ...] = (), *, delete: bool = True
+) -> list[str]:
+    """What is not as it has to be, a line each: rsync's word, and where the tree has them, hard links and holes.
+
+    Without ``delete`` the destination may have more, and other times of directories with it.
+    """
     links = tree is not None and tree.links
-    argv = ["rsync", "-rlptnci", "--delete", *(("-H",) if links else ()), *options]
+    whole = ("--delete",) if delete else ("--omit-dir-times",)
+    argv = ["rsync", "-rlptnci", *whole, *(("-H",) if links else ()), *options]
     ended = subprocess.run([*argv, f"{source}/", f"{destination}/"], capture_output=True)
     found = os.fsdecode(ended.stdout).splitlines()
     if ended.returncode:
