@@ -7,7 +7,7 @@
 mod part;
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
@@ -33,6 +33,17 @@ const HASH_BLOCK: usize = 256 << 10;
 pub trait Sink: Sync {
     /// Takes a part of a directory; may wait for room. False: the walk stops.
     fn part(&self, part: &Part<'_>) -> bool;
+
+    /// The directory `path` was opened, and nothing of it was read yet.
+    fn enter(&self, _path: &[u8], _fd: BorrowedFd<'_>) {}
+}
+
+/// A directory at which a walk begins.
+pub struct Start {
+    /// Relative to the root, which is "".
+    pub path: Vec<u8>,
+    /// With everything below it.
+    pub deep: bool,
 }
 
 /// What a walk looks for.
@@ -67,6 +78,26 @@ struct Task {
     /// None for the root itself.
     parent: Option<Arc<Dir>>,
     name: Box<[u8]>,
+    /// The directories in it are walked, too.
+    deep: bool,
+}
+
+impl Task {
+    fn new(start: &Start, handles: &Arc<AtomicUsize>) -> Self {
+        let (dir, name) = beneath::split(&start.path);
+        let parent = (!start.path.is_empty()).then(|| {
+            Arc::new(Dir {
+                path: dir.to_vec(),
+                fd: None,
+                handles: Arc::clone(handles),
+            })
+        });
+        Self {
+            parent,
+            name: name.into(),
+            deep: start.deep,
+        }
+    }
 }
 
 /// A directory whose children wait.
@@ -96,6 +127,7 @@ struct Scratch {
 /// A directory while it is read.
 struct Visit<'a> {
     dir: &'a Arc<Dir>,
+    deep: bool,
     grow: &'a dyn Fn(),
     flags: u8,
     errno: i32,
@@ -111,10 +143,24 @@ impl<'a> Walk<'a> {
         profile: &'a Profile,
         stop: &'a AtomicBool,
     ) -> Self {
-        let first = Task {
-            parent: None,
-            name: Box::default(),
+        let whole = Start {
+            path: Vec::new(),
+            deep: true,
         };
+        Self::at(vec![whole], root, options, sink, profile, stop)
+    }
+
+    /// A walk that begins at these directories beneath `root`; the first is taken first.
+    pub fn at(
+        starts: Vec<Start>,
+        root: &'a Root,
+        options: &'a Options,
+        sink: &'a dyn Sink,
+        profile: &'a Profile,
+        stop: &'a AtomicBool,
+    ) -> Self {
+        let handles = Arc::default();
+        let waiting = starts.into_iter().rev().map(|start| Task::new(&start, &handles));
         Self {
             root,
             options,
@@ -122,12 +168,12 @@ impl<'a> Walk<'a> {
             profile,
             stop,
             todo: Mutex::new(Todo {
-                waiting: vec![first],
+                waiting: waiting.collect(),
                 walkers: 1,
                 ..Todo::default()
             }),
             more: Condvar::new(),
-            handles: Arc::default(),
+            handles,
         }
     }
 
@@ -209,8 +255,9 @@ impl<'a> Walk<'a> {
             handles: Arc::clone(&self.handles),
         });
         if let Some(fd) = dir.fd.as_ref().or(passing.as_ref()) {
+            self.sink.enter(&dir.path, fd.as_fd());
             self.root_entry(task, scratch);
-            self.read(fd, &dir, scratch, grow);
+            self.read(fd, &dir, task.deep, scratch, grow);
         }
     }
 
@@ -222,9 +269,10 @@ impl<'a> Walk<'a> {
         }
     }
 
-    fn read(&self, fd: &OwnedFd, dir: &Arc<Dir>, scratch: &mut Scratch, grow: &dyn Fn()) {
+    fn read(&self, fd: &OwnedFd, dir: &Arc<Dir>, deep: bool, scratch: &mut Scratch, grow: &dyn Fn()) {
         let mut visit = Visit {
             dir,
+            deep,
             grow,
             flags: list::FIRST,
             errno: 0,
@@ -269,7 +317,7 @@ impl<'a> Walk<'a> {
         let mut target = Vec::new();
         let mut hash = [0; 32];
         match (kind, meta) {
-            (list::DIRECTORY, _) => scratch.dirs.push(name.into()),
+            (list::DIRECTORY, _) if visit.deep => scratch.dirs.push(name.into()),
             (list::SYMLINK, _) => match beneath::read_link_at(fd, name) {
                 Ok(text) if (1..=usize::from(u16::MAX)).contains(&text.len()) => target = text,
                 Err(e) if e.kind() == io::ErrorKind::NotFound => return,
@@ -314,6 +362,7 @@ impl<'a> Walk<'a> {
         todo.waiting.extend(scratch.dirs.drain(..).rev().map(|name| Task {
             parent: Some(Arc::clone(visit.dir)),
             name,
+            deep: true,
         }));
         if todo.idle > 0 {
             self.more.notify_all();

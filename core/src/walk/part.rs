@@ -25,6 +25,11 @@ impl Part<'_> {
         self.found.items.iter().map(|item| self.found.entry(item))
     }
 
+    /// For each entry what `lstat` said; None: it could not be looked at.
+    pub fn metas(&self) -> impl Iterator<Item = Option<&Meta>> {
+        self.found.items.iter().map(|item| item.meta.as_ref())
+    }
+
     /// For each entry what it is a name of: device, inode, and how many names that has. None: it is the only one.
     pub fn linked(&self) -> impl Iterator<Item = Option<Linked>> {
         self.found.items.iter().map(|item| {

@@ -68,6 +68,14 @@ impl Sink for Parts {
 }
 
 fn walk(place: &Place, patterns: &[&[u8]], sink: &Parts, threads: usize) {
+    let whole = Start {
+        path: Vec::new(),
+        deep: true,
+    };
+    walk_at(vec![whole], place, patterns, sink, threads);
+}
+
+fn walk_at(starts: Vec<Start>, place: &Place, patterns: &[&[u8]], sink: &Parts, threads: usize) {
     use std::os::unix::ffi::OsStrExt;
     let root = Root::open(place.0.as_os_str().as_bytes()).expect("a root");
     let patterns: Vec<Vec<u8>> = patterns.iter().map(|p| p.to_vec()).collect();
@@ -77,7 +85,7 @@ fn walk(place: &Place, patterns: &[&[u8]], sink: &Parts, threads: usize) {
     };
     let stop = AtomicBool::new(false);
     let profile = Profile::new(false);
-    let walk = Walk::new(&root, &options, sink, &profile, &stop);
+    let walk = Walk::at(starts, &root, &options, sink, &profile, &stop);
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| walk.run(|| ()));
@@ -156,4 +164,27 @@ fn a_directory_without_handles_to_spare_is_walked_all_the_same() {
     let sink = Parts::new(usize::MAX);
     walk(&place, &[], &sink, 2);
     assert_eq!(lock(&sink.parts).len(), 2 * HANDLES_MAX + 1);
+}
+
+#[test]
+fn a_walk_may_begin_anywhere_and_be_shallow() {
+    let place = Place::new();
+    place.files("a/b/c", 1);
+    place.files("d/e", 1);
+    let sink = Parts::new(usize::MAX);
+    let start = |path: &[u8], deep| Start {
+        path: path.to_vec(),
+        deep,
+    };
+    let starts = vec![start(b"a/b", true), start(b"d", false), start(b"gone", true)];
+    walk_at(starts, &place, &[], &sink, 1);
+    let parts = lock(&sink.parts);
+    let seen: Vec<_> = parts
+        .iter()
+        .map(|(path, flags, ..)| (&path[..], flags & list::INCOMPLETE))
+        .collect();
+    assert_eq!(
+        seen,
+        [(&b"a/b"[..], 0), (b"a/b/c", 0), (b"d", 0), (b"gone", list::INCOMPLETE)]
+    );
 }
