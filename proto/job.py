@@ -52,6 +52,10 @@ class Location(NamedTuple):
 COMPRESS = ("auto", "never", "always")
 """When payloads are packed: where the link is slower than the processor, never, whatever the link."""
 
+ON_CONFLICT = ("overwrite", "stop", "keep-both")
+"""What becomes of a file that someone else changed at the destination since the last sync: it is replaced, it stays and
+is a problem, or it stays beside the source's under another name."""
+
 
 class Options(NamedTuple):
     """How a job goes about it."""
@@ -78,6 +82,10 @@ class Job(NamedTuple):
     destination: Location
     options: Options = Options()
     pair: str | None = None
+    scope: bytes | None = None
+    """Looks (docs/protocol.md, LOOK): only these paths of the source are synced; None: all of it."""
+    on_conflict: str = "overwrite"
+    """One of ON_CONFLICT."""
 
 
 class Progress(NamedTuple):

@@ -50,6 +50,12 @@ FIRST_LIST_WINDOW = 1 << 20
 DATA_WINDOW = 32 << 20
 """Bytes of file data under way to a receiver, as on the wire: more than twice the product of 1 Gbit/s and 100 ms."""
 
+BASELINES_MAX = 2
+"""Agreed states that an OPEN may name: the last one, and the one before, should its end not have arrived there."""
+
+LOOKS_MAX = 16
+"""LOOKs of one session, each at most a payload."""
+
 STRIPES_MAX = 8
 """Data connections of one session."""
 

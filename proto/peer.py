@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from proto import limits
 from proto.errors import RemoteProtocolError
-from proto.job import COMPRESS
+from proto.job import COMPRESS, ON_CONFLICT
 from proto.schema import (
     Message,
     Profile,
@@ -88,6 +88,12 @@ class Open(NamedTuple):
     """What the user asked for.  How hard a sender works at it is its own affair."""
     rtt_us: int | None = None
     """The link's round trip where the initiator has measured it: a hint to a sender that has not."""
+    baselines: list[bytes] = []  # noqa: RUF012
+    """Agreed states that the initiator knows what changed since, newest first; a sender names one, and lists at once
+    what changed, a receiver leaves its sender the choice."""
+    scoped: bool = False
+    """The list is about some paths only, whatever was agreed before; none is agreed afterwards."""
+    on_conflict: str = "overwrite"
 
     def validate(self) -> None:
         """Raise RemoteProtocolError when an invariant does not hold."""
@@ -105,6 +111,11 @@ class Open(NamedTuple):
         if self.state is not None:
             check_choice("state", self.state, ROOT_STATES)
         check_choice("compress", self.compress, COMPRESS)
+        check_choice("on_conflict", self.on_conflict, ON_CONFLICT)
+        check_bool("scoped", self.scoped)
+        check_list("baselines", self.baselines, limits.BASELINES_MAX)
+        for baseline in self.baselines:
+            check_bytes("baselines", baseline, 16, 16)
         if self.rtt_us is not None:
             check_uint("rtt_us", self.rtt_us)
         check_list("filters", self.filters, limits.FILTERS_MAX)
@@ -120,13 +131,17 @@ class Open(NamedTuple):
 
 
 class Opened(NamedTuple):
-    """The responder took the session.  ``state`` is the receiver's root before it (empty from a sender)."""
+    """The responder took the session.  ``state`` is the receiver's root before it (empty from a sender).
+
+    ``baseline`` is the one of OPEN's that the responder holds too: what did not change since is not listed.
+    """
 
     session: bytes
     epoch: int
     list_window: int
     data_window: int
     state: str | None = None
+    baseline: bytes | None = None
 
     def validate(self) -> None:
         """Raise RemoteProtocolError when an invariant does not hold."""
@@ -136,6 +151,8 @@ class Opened(NamedTuple):
         check_uint("data_window", self.data_window)
         if self.state is not None:
             check_choice("state", self.state, ROOT_STATES)
+        if self.baseline is not None:
+            check_bytes("baseline", self.baseline, 16, 16)
 
 
 class Join(NamedTuple):
@@ -161,7 +178,10 @@ class List(NamedTuple):
 
 
 class ListEnd(NamedTuple):
-    """Sender: the list is complete: so many chunks and entries, BLAKE3 over all chunk payloads in order."""
+    """Sender: the list is complete: so many chunks and entries, BLAKE3 over all chunk payloads in order.
+
+    Every LOOK makes one more of them due, which counts and hashes from the beginning too.
+    """
 
     chunks: int
     entries: int
@@ -182,6 +202,13 @@ class Want(NamedTuple):
     def validate(self) -> None:
         """Raise RemoteProtocolError when an invariant does not hold."""
         check_uint("n", self.n, limits.U32)
+
+
+class Look(NamedTuple):
+    """Receiver: list these paths too, since they changed here (payload: paths)."""
+
+    def validate(self) -> None:
+        """Nothing but its payload."""
 
 
 class Basis(NamedTuple):
@@ -275,8 +302,8 @@ class Error(NamedTuple):
 
 
 PEER_MESSAGES: Registry = registry(
-    Ping, Pong, Open, Opened, Join, List, ListEnd, Want, Basis, Again, Data, Ack, Problems, Items, Done, Closed, Cancel,
-    Error,
+    Ping, Pong, Open, Opened, Join, List, ListEnd, Want, Look, Basis, Again, Data, Ack, Problems, Items, Done, Closed,
+    Cancel, Error,
 )  # fmt: skip
 
 PeerMessage = Message

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from proto import limits
 from proto.errors import LocalProtocolError, RemoteProtocolError
-from proto.peer import Ack, Closed, Data, Done, List, ListEnd, Open, Opened, Want
+from proto.peer import Ack, Closed, Data, Done, List, ListEnd, Look, Open, Opened, Want
 from proto.schema import tag_of
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class State(enum.Enum):
     """An opening sender whose whole list is out already."""
     LISTING = "listing"
     FLOWING = "flowing"
-    """The list is complete; data and answers flow on."""
+    """The list is complete; data and answers flow on, unless a LOOK asks for more of the list."""
     DONE = "done"
     """DONE went from the receiver to the sender; CLOSED is the only thing left."""
     CANCELLING = "cancelling"
@@ -47,7 +47,10 @@ class State(enum.Enum):
 
 
 class Row(NamedTuple):
-    """In ``state``, the side that owns the table sends (``>``) or receives (``<``) ``tags`` and is in ``after``."""
+    """In ``state``, the side that owns the table sends (``>``) or receives (``<``) ``tags`` and is in ``after``.
+
+    The LIST-ENDs due are counted on top: one that is not the last leaves LISTING as it is.
+    """
 
     state: State
     way: str
@@ -66,13 +69,14 @@ SENDER_ROWS = (
     Row(_S.OPENING, "<", "opened", _S.LISTING),
     Row(_S.LISTED_EARLY, "<", "opened", _S.FLOWING),
     Row(_S.LISTING, ">", "list data", _S.LISTING),
-    Row(_S.LISTING, "<", "want basis again ack problems items", _S.LISTING),
+    Row(_S.LISTING, "<", "want look basis again ack problems items", _S.LISTING),
     Row(_S.LISTING, ">", "list-end", _S.FLOWING),
     Row(_S.FLOWING, ">", "data", _S.FLOWING),
     Row(_S.FLOWING, "<", "want basis again ack problems items", _S.FLOWING),
+    Row(_S.FLOWING, "<", "look", _S.LISTING),
     Row(_S.FLOWING, "<", "done", _S.DONE),
     Row(_S.DONE, ">", "closed", _S.CLOSED),
-    Row(_S.CANCELLING, "<", "opened want basis again ack problems items done", _S.CANCELLING),
+    Row(_S.CANCELLING, "<", "opened want look basis again ack problems items done", _S.CANCELLING),
 )
 
 RECEIVER_ROWS = (
@@ -81,10 +85,11 @@ RECEIVER_ROWS = (
     Row(_S.ASKED, ">", "opened", _S.LISTING),
     Row(_S.OPENING, "<", "opened", _S.LISTING),
     Row(_S.LISTING, "<", "list data", _S.LISTING),
-    Row(_S.LISTING, ">", "want basis again ack problems items", _S.LISTING),
+    Row(_S.LISTING, ">", "want look basis again ack problems items", _S.LISTING),
     Row(_S.LISTING, "<", "list-end", _S.FLOWING),
     Row(_S.FLOWING, "<", "data", _S.FLOWING),
     Row(_S.FLOWING, ">", "want basis again ack problems items", _S.FLOWING),
+    Row(_S.FLOWING, ">", "look", _S.LISTING),
     Row(_S.FLOWING, ">", "done", _S.DONE),
     Row(_S.DONE, "<", "closed", _S.CLOSED),
     Row(_S.CANCELLING, "<", "opened list list-end data closed", _S.CANCELLING),
@@ -114,8 +119,11 @@ SENDER_TABLE = table(*SENDER_ROWS, *ENDING_ROWS)
 RECEIVER_TABLE = table(*RECEIVER_ROWS, *ENDING_ROWS)
 
 #: Whether a message carries a payload; "want" has none when its chunk has no entries, so it is in neither set.
-WITH_PAYLOAD = frozenset(("list", "basis", "again", "data", "ack", "problems", "items"))
+WITH_PAYLOAD = frozenset(("list", "look", "basis", "again", "data", "ack", "problems", "items"))
 WITHOUT_PAYLOAD = frozenset(("open", "opened", "join", "list-end", "done", "closed", "cancel", "error"))
+
+_WANT_ALL = ("missing", "empty")
+"""States of a receiver's root in which everything is wanted."""
 
 _GRANTS = struct.Struct("<QQ")
 _PACKED = struct.Struct("<H2xI4x")
@@ -158,6 +166,12 @@ class Session:
         """LIST chunks so far."""
         self.wants = 0
         """WANTs so far."""
+        self.looks = 0
+        """LOOKs so far."""
+        self.ends_due = 1
+        """LIST-ENDs that are still to come: one, and one for each LOOK."""
+        self.baseline: bytes | None = None
+        """The agreed state that both ends hold, once OPENED named it: the list is what changed since."""
         self.want_all = False
         """The receiver's root was missing or empty: everything is wanted, and no WANT comes."""
         self._first_list_window = first_list_window
@@ -216,12 +230,16 @@ class Session:
                 raise error(f"{tag}: {wrong}")
         if tag == "open":
             self.initiator = way == ">"
-        self.state = after
+        self.state = State.LISTING if after is State.FLOWING and self.ends_due else after
 
     def _check_open(self, message: Open, _payload: Any) -> str | None:
         receiver_opens = message.side == "sender"
         if (message.state is None) == receiver_opens:
             return "the receiver, and it alone, says the state of its root"
+        if message.baselines and (message.scoped or (not receiver_opens and len(message.baselines) > 1)):
+            return "more baselines than it can be about"
+        if (message.baselines or message.scoped) and message.state in _WANT_ALL:
+            return "part of the list for a root that has nothing"
         if not receiver_opens:  # the list leaves before OPENED says the window
             self._list.granted = self._first_list_window
         self.open = message
@@ -234,7 +252,12 @@ class Session:
         if (message.state is None) != receiver_opens:
             return "the receiver, and it alone, says the state of its root"
         receiver = self.open if receiver_opens else message
-        self.want_all = receiver.state in ("missing", "empty")
+        self.want_all = receiver.state in _WANT_ALL
+        if self.want_all and (self.open.baselines or self.open.scoped):
+            return "part of the list for a root that has nothing"
+        if message.baseline is not None and message.baseline not in self.open.baselines:
+            return "a baseline that was not named"
+        self.baseline = message.baseline
         self._list.granted = max(self._list.granted, receiver.list_window)
         self._data.granted = receiver.data_window
         return None
@@ -246,7 +269,16 @@ class Session:
         return None if self._list.take(_unpacked_size(payload)) else "beyond the list window"
 
     def _check_list_end(self, message: ListEnd, _payload: Any) -> str | None:
+        self.ends_due -= 1
         return None if message.chunks == self.chunks else f"{message.chunks} chunks instead of {self.chunks}"
+
+    def _check_look(self, _message: Look, _payload: Any) -> str | None:
+        # A pushing sender listed by the baseline that it named before it knew whether its receiver holds it.
+        if self.open is None or not self.open.baselines or (self.open.side == "sender" and self.baseline is None):
+            return "everything is listed already"
+        self.looks += 1
+        self.ends_due += 1
+        return None if self.looks <= limits.LOOKS_MAX else f"more than {limits.LOOKS_MAX}"
 
     def _check_want(self, message: Want, _payload: Any) -> str | None:
         if self.want_all:
@@ -291,7 +323,7 @@ class Session:
 
     _CHECKS: ClassVar[dict[str, Any]] = {
         "open": _check_open, "opened": _check_opened, "list": _check_list, "list-end": _check_list_end,
-        "want": _check_want, "basis": _check_basis, "again": _check_again,
+        "want": _check_want, "look": _check_look, "basis": _check_basis, "again": _check_again,
         "data": _check_data, "ack": _check_ack, "done": _check_done,
         "closed": _check_closed,
     }  # fmt: skip

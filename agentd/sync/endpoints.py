@@ -53,6 +53,7 @@ class SenderEngine(Engine, Protocol):
     def list_total(self) -> tuple[int, int, bytes]: ...  # noqa: D102
     def want_all(self) -> None: ...  # noqa: D102
     def want_untrusted(self, n: int, payload: Any) -> None: ...  # noqa: D102
+    def look_untrusted(self, payload: Any) -> None: ...  # noqa: D102
     def basis_untrusted(self, payload: Any) -> None: ...  # noqa: D102
     def again_untrusted(self, payload: Any) -> None: ...  # noqa: D102
     def ack_untrusted(self, payload: Any) -> None: ...  # noqa: D102
@@ -284,6 +285,8 @@ class SenderEndpoint(Endpoint):
         match message:
             case peer.Want():
                 self._sender.want_untrusted(message.n, payload)
+            case peer.Look():
+                self._sender.look_untrusted(payload)
             case peer.Basis():
                 self._sender.basis_untrusted(payload)
             case peer.Again():
@@ -328,7 +331,7 @@ class ReceiverEndpoint(Endpoint):
         return cast("ReceiverEngine", self._engine)
 
     def take_control(self) -> Outgoing | None:
-        """WANT, BASIS, AGAIN, ACK, PROBLEMS, ITEMS, at last DONE."""
+        """WANT, LOOK, BASIS, AGAIN, ACK, PROBLEMS, ITEMS, at last DONE."""
         if self.session.state not in (State.LISTING, State.FLOWING):
             return None
         while True:
@@ -361,5 +364,6 @@ class ReceiverEndpoint(Endpoint):
 
 
 _PLAIN: dict[str, peer.PeerMessage] = {
-    "basis": peer.Basis(), "again": peer.Again(), "ack": peer.Ack(), "problems": peer.Problems(), "items": peer.Items(),
+    "look": peer.Look(), "basis": peer.Basis(), "again": peer.Again(), "ack": peer.Ack(), "problems": peer.Problems(),
+    "items": peer.Items(),
 }  # fmt: skip

@@ -64,20 +64,23 @@ class CrateEngines:
     def sender(self, root: bytes, open: Open, wake_fd: int) -> SenderEngine:  # noqa: A002
         """Raises OSError when ``root`` cannot be opened."""
         pushing = open.side == "receiver"
-        return _core.Sender(
-            root,
-            filters=list(open.filters),
-            hashes=open.checksum,
-            owners=open.owner or open.group,
-            hard_links=open.hard_links,
-            threads=self._tuning.threads,
-            batch_max=self._tuning.batch_max,
-            list_window=self._tuning.first_list_window if pushing else open.list_window,
-            data_window=0 if pushing else open.data_window,
-            compress=open.compress,
-            far=self._is_far(open),
-            wake_fd=wake_fd,
-            profile=open.profile,
+        return cast(
+            "SenderEngine",
+            _core.Sender(
+                root,
+                filters=list(open.filters),
+                hashes=open.checksum,
+                owners=open.owner or open.group,
+                hard_links=open.hard_links,
+                threads=self._tuning.threads,
+                batch_max=self._tuning.batch_max,
+                list_window=self._tuning.first_list_window if pushing else open.list_window,
+                data_window=0 if pushing else open.data_window,
+                compress=open.compress,
+                far=self._is_far(open),
+                wake_fd=wake_fd,
+                profile=open.profile,
+            ),
         )
 
     def receiver(self, root: bytes, open: Open, wake_fd: int, *, arrow: str, temp_tag: str) -> ReceiverEngine:  # noqa: A002

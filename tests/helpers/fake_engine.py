@@ -1,7 +1,7 @@
 """An honest model of the crate's two engines over trees in memory: same calls, same credits, payloads of its own.
 
 A tree is a dict from names to contents.  Everything happens when it is called; the wake descriptor is written as the
-crate would.
+crate would.  Looks are the names as JSON; an empty one is the root with everything below it.
 """
 
 from __future__ import annotations
@@ -11,9 +11,12 @@ import os
 import struct
 from collections import deque
 from hashlib import blake2b
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agentd._core import EngineClosed, PeerViolation
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 Tree = dict[bytes, bytes]
 Event = tuple[str, int, Any]
@@ -58,22 +61,35 @@ def hash_of(content: bytes) -> str:
     return blake2b(content, digest_size=16).hexdigest()
 
 
+def looks_of(names: Iterable[bytes]) -> bytes:
+    return json.dumps([name.hex() for name in names]).encode()
+
+
 class FakeSender(_Fake):
-    """Lists ``tree`` in chunks of ``per_chunk`` entries, and sends of it in batches of ``batch`` bytes."""
+    """Lists ``tree``, or what ``looks`` are about, in chunks of ``per_chunk`` entries, and sends of it in batches of
+    ``batch`` bytes."""
 
     def __init__(
-        self, tree: Tree, *, list_window: int, data_window: int, wake_fd: int, per_chunk: int = 3, batch: int = 64
+        self,
+        tree: Tree,
+        *,
+        list_window: int,
+        data_window: int,
+        wake_fd: int,
+        per_chunk: int = 3,
+        batch: int = 64,
+        looks: bytes | None = None,
     ) -> None:
         super().__init__(wake_fd)
-        names = sorted(tree)
         self.tree = tree
         self._batch = batch
-        self._chunks = [[b"", *names[:per_chunk]]]
-        self._chunks += [names[at : at + per_chunk] for at in range(per_chunk, len(names), per_chunk)]
+        self._per_chunk = per_chunk
+        self._chunks: list[list[bytes]] = []
+        self._ends: deque[int] = deque()
+        self._list(looks_of([b""]) if looks is None else looks)
         self._list_grant, self._data_grant = list_window, data_window
         self._list_used = self._data_used = 0
         self._next = 0
-        self._ended = False
         self._started = False
         self._all = False
         self._hash = blake2b(digest_size=32)
@@ -84,18 +100,40 @@ class FakeSender(_Fake):
         self._started = True
         self.wake()
 
+    def _list(self, looks: bytes) -> None:
+        names = [bytes.fromhex(name) for name in json.loads(looks)]
+        whole = b"" in names
+        if whole:
+            names = sorted(self.tree)
+        chunks = [names[at : at + self._per_chunk] for at in range(0, len(names), self._per_chunk)]
+        if whole:
+            chunks[:1] = [[b"", *(chunks[0] if chunks else [])]]
+        self._chunks += chunks
+        self._ends.append(len(self._chunks))
+
+    def _row(self, name: bytes) -> tuple[str, int, str]:
+        if not name:
+            return "", 0, "all"
+        content = self.tree.get(name)
+        return name.hex(), 0 if content is None else len(content), "gone" if content is None else hash_of(content)
+
+    def look_untrusted(self, payload: Any) -> None:
+        self.alive()
+        self._list(bytes(payload))
+        self.wake()
+
     def next_control(self) -> Event | None:
         self.alive()
-        if not self._started or self._ended:
+        if not self._started or not self._ends:
             return None
-        if self._next == len(self._chunks):
-            self._ended = True
-            self.count["list_done"] = 1
+        if self._next == self._ends[0]:
+            self._ends.popleft()
+            self.count["list_done"] = int(not self._ends)
             return "list-end", 0, None
         if self._list_used >= self._list_grant:
             return None
         n, names = self._next, self._chunks[self._next]
-        rows = [[name.hex(), len(self.tree.get(name, b"")), hash_of(self.tree.get(name, b""))] for name in names]
+        rows = [self._row(name) for name in names]
         payload = _CHUNK.pack(1, 0, len(rows)) + json.dumps(rows).encode()
         self._next += 1
         self._list_used += len(payload)
@@ -130,7 +168,7 @@ class FakeSender(_Fake):
         return "data", 0, payload
 
     def list_total(self) -> tuple[int, int, bytes]:
-        return len(self._chunks), sum(map(len, self._chunks)), self._hash.digest()
+        return self._next, sum(map(len, self._chunks[: self._next])), self._hash.digest()
 
     def want_all(self) -> None:
         self._all = True
@@ -187,10 +225,21 @@ class FakeReceiver(_Fake):
     and every third one is asked for once more."""
 
     def __init__(
-        self, tree: Tree | None, into: Tree, *, delete: bool, list_window: int, data_window: int, wake_fd: int
+        self,
+        tree: Tree | None,
+        into: Tree,
+        *,
+        delete: bool,
+        list_window: int,
+        data_window: int,
+        wake_fd: int,
+        partial: bool = False,
+        skip_first: bool = False,
     ) -> None:
         super().__init__(wake_fd)
-        self.state = "missing" if tree is None else "directory" if tree else "empty"
+        self.state = "directory" if tree or partial else "missing" if tree is None else "empty"
+        self._partial, self._skipping = partial, skip_first
+        self._ends_due = 1
         self.tree = into
         self.tree.update(tree or {})
         self._delete = delete
@@ -198,14 +247,19 @@ class FakeReceiver(_Fake):
         self._events: deque[Event] = deque()
         self._hash = blake2b(digest_size=32)
         self._rows: list[list[tuple[bytes, int, str]]] = []
+        self._listed_rows = 0
         self._left: list[set[int]] = []
         self._sizes: list[int] = []
         self._forget: list[int] = []
         self._due = False
-        self._listed = False
         self._done = False
         self._parts: dict[tuple[int, int], dict[int, bytes]] = {}
         self._again: set[tuple[int, int]] = set()
+
+    def look(self, payload: bytes) -> None:
+        self._events.append(("look", 0, payload))
+        self._ends_due += 1
+        self.wake()
 
     def list_untrusted(self, n: int, payload: Any) -> None:
         self.alive()
@@ -215,10 +269,10 @@ class FakeReceiver(_Fake):
             rows = [(bytes.fromhex(name), size, digest) for name, size, digest in json.loads(raw[_CHUNK.size :])]
         except ValueError as e:
             raise PeerViolation("a chunk that cannot be read") from e
-        self._rows.append(rows)
+        self._rows.append([] if self._skipping else rows)
+        self._listed_rows += len(rows)
         self._sizes.append(len(raw))
-        want = [i for i, (name, _, digest) in enumerate(rows) if name and hash_of(self.tree.get(name, b"")) != digest]
-        want += [i for i, (name, size, _) in enumerate(rows) if name and not size and name not in self.tree]
+        want = [] if self._skipping else [i for i, row in enumerate(rows) if self._differs(*row)]
         if self.state in ("missing", "empty"):
             want = [i for i, (name, _, _) in enumerate(rows) if name]
         else:
@@ -232,12 +286,17 @@ class FakeReceiver(_Fake):
         self._resolve(n)
         self.wake()
 
+    def _differs(self, name: bytes, _size: int, digest: str) -> bool:
+        here = self.tree.get(name)
+        return bool(name) and digest != "gone" and (here is None or hash_of(here) != digest)
+
     def list_end_untrusted(self, chunks: int, entries: int, hash: bytes) -> None:  # noqa: A002
         self.alive()
-        if (chunks, entries, hash) != (len(self._rows), sum(map(len, self._rows)), self._hash.digest()):
+        if (chunks, entries, hash) != (len(self._rows), self._listed_rows, self._hash.digest()):
             raise PeerViolation("the list is not the one that was sent")
-        self._listed = True
-        self.count["list_done"] = 1
+        self._skipping = False
+        self._ends_due -= 1
+        self.count["list_done"] = int(not self._ends_due)
         self.wake()
 
     def data_untrusted(self, payload: Any) -> None:
@@ -286,11 +345,13 @@ class FakeReceiver(_Fake):
             payload = head + struct.pack(f"<{len(self._forget)}I", *self._forget)
             self._forget.clear()
             return "ack", 0, payload
-        if self._listed and not self._done and not any(self._left):
+        if not self._ends_due and not self._done and not any(self._left):
             if self._delete:
-                listed = {name for rows in self._rows for name, _, _ in rows}
-                for name in self.tree.keys() - listed:
-                    del self.tree[name]
+                listed = {name: digest for rows in self._rows for name, _, digest in rows}
+                whole = b"" in listed
+                for name in list(self.tree):
+                    if listed.get(name, "gone" if whole else "") == "gone":
+                        del self.tree[name]
             self._done = True
             return "done", 0, None
         return None

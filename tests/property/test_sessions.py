@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from functools import partial
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,7 +20,7 @@ from proto.frame import FrameReader, encode_frame
 from proto.peer import PEER_MESSAGES, Open, Opened, PeerMessage
 from proto.schema import from_head_untrusted, to_head
 from proto.session import ReceiverSession, SenderSession
-from tests.helpers.fake_engine import FakeReceiver, FakeSender, Tree
+from tests.helpers.fake_engine import FakeReceiver, FakeSender, Tree, looks_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -117,6 +117,8 @@ def join(
     delete: bool = False,
     guarded: bool = False,
     allocate: Callable[[int], Any] = bytearray,
+    baselines: tuple[bytes, ...] = (),
+    baseline: bytes | None = None,
 ) -> list[End]:
     """Two endpoints over two pipes, OPEN said and OPENED on its way."""
     sending_session = SenderSession(first_list_window=windows[0])
@@ -126,15 +128,17 @@ def join(
     receiving = ReceiverEndpoint(receiving_session, receiver)
     sender.start()
     if pushing:
-        opening = Open(bytes(16), 0, "receiver", b"/r", 0, 0, delete=delete)
-        opened = Opened(bytes(16), 0, *windows, receiver.state)
+        opening = Open(bytes(16), 0, "receiver", b"/r", 0, 0, delete=delete, baselines=list(baselines))
+        opened = Opened(bytes(16), 0, *windows, receiver.state, baseline)
         sending_session.send(opening)
         receiving_session.receive_untrusted(opening)
         receiving_session.send(opened)
         back.write(opened, None)
     else:
-        opening = Open(bytes(16), 0, "sender", b"/r", *windows, delete=delete, state=receiver.state)
-        opened = Opened(bytes(16), 0, 0, 0)
+        opening = Open(
+            bytes(16), 0, "sender", b"/r", *windows, delete=delete, state=receiver.state, baselines=list(baselines)
+        )
+        opened = Opened(bytes(16), 0, 0, 0, None, baseline)
         receiving_session.send(opening)
         sending_session.receive_untrusted(opening)
         sending.begin(want_all=receiver.state in ("missing", "empty"), list_window=windows[0], data_window=windows[1])
@@ -180,6 +184,70 @@ def test_sessions_never_stall_and_end_in_equal_trees(
     run(join(sender, receiver, pushing=pushing, windows=windows, capacities=capacities), Random(seed))
     expected = source if delete else {**(destination or {}), **source}
     assert into == expected
+
+
+changes = st.dictionaries(names, st.none() | st.binary(max_size=80), max_size=6)
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    agreed=trees,
+    there_since=changes,
+    here_since=st.lists(changes, max_size=3),
+    held=st.booleans(),
+    pushing=st.booleans(),
+    delete=st.booleans(),
+    list_window=tiny,
+    data_window=tiny,
+    capacities=st.tuples(tiny, tiny),
+    per_chunk=st.integers(1, 5),
+    seed=st.integers(0, 1 << 32),
+)
+def test_sessions_about_changes_end_in_the_trees_of_whole_ones(
+    agreed: Tree,
+    there_since: dict[bytes, bytes | None],
+    here_since: list[dict[bytes, bytes | None]],
+    held: bool,
+    pushing: bool,
+    delete: bool,
+    list_window: int,
+    data_window: int,
+    capacities: tuple[int, int],
+    per_chunk: int,
+    seed: int,
+) -> None:
+    """Both ends' trees went their ways since they agreed; a baseline that is not held leads to the whole list."""
+    id_ = bytes(16)
+
+    def changed(tree: Tree, *since: dict[bytes, bytes | None]) -> Tree:
+        after: dict[bytes, bytes | None] = dict(tree)
+        for each in since:
+            after.update(each)
+        return {name: content for name, content in after.items() if content is not None}
+
+    source, destination = changed(agreed, there_since), changed(agreed, *here_since)
+    into: Tree = {}
+    windows = list_window, data_window
+    whole = not held and not pushing
+    sender = FakeSender(
+        source, list_window=list_window, data_window=0 if pushing else data_window, wake_fd=-1,
+        per_chunk=per_chunk, looks=None if whole else looks_of(there_since),
+    )  # fmt: skip
+    receiver = FakeReceiver(
+        destination, into, delete=delete, list_window=list_window, data_window=data_window, wake_fd=-1,
+        partial=True, skip_first=not held and pushing,
+    )  # fmt: skip
+    if held:
+        for each in here_since:
+            receiver.look(looks_of(each))
+    elif pushing:
+        receiver.look(looks_of([b""]))
+    ends = join(
+        sender, receiver, pushing=pushing, windows=windows, capacities=capacities, baselines=(id_,),
+        baseline=id_ if held else None,
+    )  # fmt: skip
+    run(ends, Random(seed))
+    assert into == (source if delete else {**destination, **source})
 
 
 STALLED_S = 10.0
@@ -273,7 +341,7 @@ def test_the_engines_never_stall_and_end_in_equal_trees(
             return True
 
         ends = join(
-            sender,
+            cast("SenderEngine", sender),
             receiver,
             pushing=pushing,
             windows=(list_window, data_window),

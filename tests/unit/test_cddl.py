@@ -49,8 +49,8 @@ FULL: list[Any] = [
     Ping(0), Pong((1 << 64) - 1),
     Open(SID, 0, "receiver", b"/srv", 0, 0),
     Open(SID, (1 << 32) - 1, "sender", b"~/\xff", 1, 1, True, True, True, True, True, True, True, True, True,
-         5, "missing", [b"*.o"], [[1, 2], [3, 4]], "always", 50_000),
-    Opened(SID, 1, 2, 3, "file"), Opened(SID, 1, 0, 0), Join(SID, 0),
+         5, "missing", [b"*.o"], [[1, 2], [3, 4]], "always", 50_000, [SID, SID], True, "keep-both"),
+    Opened(SID, 1, 2, 3, "file"), Opened(SID, 1, 2, 3, None, SID), Opened(SID, 1, 0, 0), Join(SID, 0),
     List(0), ListEnd(1, 2, bytes(32)), Want(7), Done({"files": 1}), Closed({}),
     Done({}, PROFILE), Closed({"listed": 1}, PROFILE), Error("protocol", "text", "hint"),
     Error("internal", ""), *(cls() for cls in PEER_MESSAGES.values() if not cls._fields),
@@ -100,7 +100,7 @@ def test_neither_takes_a_field_too_many_or_of_another_type(message: Message) -> 
 @pytest.mark.parametrize("message", FULL, ids=lambda message: tag_of(type(message)))
 def test_a_field_that_the_page_wants_is_always_sent(message: Message) -> None:
     head = to_head(message)
-    optional = {"max_delete", "state", "hint", "profile"}
+    optional = {"max_delete", "state", "hint", "profile", "baseline"}
     if type(message) is Open:
         optional = {"max_delete", "state", "rtt_us"}
     for name in head.keys() - optional:
@@ -111,6 +111,8 @@ EDGES: list[tuple[Any, dict[str, Any]]] = [
     (Join(SID, 0), {"session": SID[:15]}), (Join(SID, 0), {"epoch": 1 << 32}),
     (Open(SID, 0, "sender", b"/", 1, 1), {"root": b""}), (Open(SID, 0, "sender", b"/", 1, 1), {"side": "both"}),
     (Open(SID, 0, "sender", b"/", 1, 1), {"state": "odd"}), (Open(SID, 0, "sender", b"/", 1, 1), {"ancestry": [[1]]}),
+    (Open(SID, 0, "sender", b"/", 1, 1), {"baselines": [SID[:15]]}),
+    (Open(SID, 0, "sender", b"/", 1, 1), {"on_conflict": "merge"}), (Opened(SID, 0, 0, 0), {"baseline": SID[:15]}),
     (ListEnd(1, 1, bytes(32)), {"hash": bytes(31)}),
     (Want(0), {"n": 1 << 32}), (Ping(0), {"t": "pint"}), (Done({}), {"stats": {"a": -1}}),
     (Done({}), {"stats": {b"a": 1}}),

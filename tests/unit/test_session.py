@@ -24,6 +24,7 @@ from proto.peer import (
     Join,
     List,
     ListEnd,
+    Look,
     Open,
     Opened,
     Ping,
@@ -37,8 +38,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 SID = b"s" * 16
+OLD, OLDER = b"o" * 16, b"p" * 16
 PUSH = Open(SID, 0, "receiver", b"/r", 0, 0)
 PULL = Open(SID, 0, "sender", b"/r", 100, 100, state="directory")
+KNOWN_PUSH = PUSH._replace(baselines=[OLD])
+KNOWN_PULL = PULL._replace(baselines=[OLD, OLDER])
 
 #: One legal example of each message, and its payload.
 EXAMPLES: dict[str, tuple[Any, bytes]] = {
@@ -46,7 +50,7 @@ EXAMPLES: dict[str, tuple[Any, bytes]] = {
     "open": (PUSH, b""), "opened": (Opened(SID, 0, 100, 100, "directory"), b""),
     "list": (List(1), b"x"), "list-end": (ListEnd(1, 1, bytes(32)), b""),
     "want": (Want(0), b"x"), "basis": (Basis(), b"x"), "again": (Again(), b"x"),
-    "data": (Data(), b"x"),
+    "look": (Look(), b"x"), "data": (Data(), b"x"),
     "ack": (Ack(), struct.pack("<QQ", 1 << 40, 1 << 40)), "problems": (Problems(), b"x"), "items": (Items(), b"x"),
     "done": (Done({}), b""), "closed": (Closed({}), b""), "cancel": (Cancel(), b""), "error": (Error("e", "m"), b""),
 }  # fmt: skip
@@ -57,7 +61,8 @@ SIDES = [(SenderSession, SENDER_TABLE), (ReceiverSession, RECEIVER_TABLE)]
 def at(cls: type[Session], state: State) -> Session:
     """A machine in ``state``, one chunk listed (and answered, where DONE is to follow)."""
     machine = cls()
-    machine.open = PUSH
+    machine.open = KNOWN_PUSH
+    machine.ends_due = int(state not in (State.LISTED_EARLY, State.FLOWING))
     machine.state = state
     machine.chunks = 1
     machine.wants = 0
@@ -131,6 +136,99 @@ def test_a_whole_session(opening: Open) -> None:
     assert receiver.closed
     assert initiator.initiator
     assert not responder.initiator
+
+
+def opened(opening: Open, baseline: bytes | None) -> Opened:
+    pushing = opening.side == "receiver"
+    return Opened(SID, 0, 100, 100, "directory", baseline) if pushing else Opened(SID, 0, 0, 0, None, baseline)
+
+
+@pytest.mark.parametrize("opening", [KNOWN_PUSH, KNOWN_PULL])
+def test_a_session_about_what_changed(opening: Open) -> None:
+    sender, receiver = SenderSession(), ReceiverSession()
+
+    def say(source: Session, target: Session, message: Any, payload: bytes = b"") -> None:
+        source.send(message, payload)
+        target.receive_untrusted(message, payload)
+
+    pushing = opening.side == "receiver"
+    initiator, responder = (sender, receiver) if pushing else (receiver, sender)
+    say(initiator, responder, opening)
+    if pushing:  # all that changed here is on its way before OPENED is
+        for message, payload in ((List(0), b"chunk"), (ListEnd(1, 1, bytes(32)), b"")):
+            sender.send(message, payload)
+        assert sender.state is State.LISTED_EARLY
+    say(responder, initiator, opened(opening, OLD))
+    assert sender.baseline == receiver.baseline == OLD
+    say(receiver, sender, Look(), b"paths")
+    say(receiver, sender, Look(), b"more paths")
+    if pushing:
+        receiver.receive_untrusted(List(0), b"chunk")
+        receiver.receive_untrusted(ListEnd(1, 1, bytes(32)))
+    else:
+        say(sender, receiver, List(0), b"chunk")
+        say(sender, receiver, ListEnd(1, 1, bytes(32)))
+    say(sender, receiver, List(1), b"chunk")
+    say(sender, receiver, ListEnd(2, 2, bytes(32)))
+    assert {sender.state, receiver.state} == {State.LISTING}, "one LIST-END is still due"
+    say(sender, receiver, ListEnd(2, 2, bytes(32)))
+    assert {sender.state, receiver.state} == {State.FLOWING}
+    say(receiver, sender, Want(0), b"bits")
+    say(receiver, sender, Look(), b"at last")
+    assert {sender.state, receiver.state} == {State.LISTING}
+    say(sender, receiver, List(2), b"chunk")
+    say(sender, receiver, ListEnd(3, 3, bytes(32)))
+    say(receiver, sender, Want(1), b"bits")
+    say(receiver, sender, Want(2), b"bits")
+    say(receiver, sender, Done({}))
+    say(sender, receiver, Closed({}))
+    assert sender.closed
+    assert receiver.closed
+
+
+def test_done_waits_for_every_list_that_is_due() -> None:
+    for way, machine in (("<", SenderSession()), (">", ReceiverSession())):
+        machine.open, machine.state = KNOWN_PUSH, State.LISTING
+        do(machine, way, "look")
+        machine.chunks = machine.wants = 1
+        do(machine, "<>"[way == "<"], "list-end")
+        with pytest.raises((LocalProtocolError, RemoteProtocolError), match=r"^done is out of order \(listing\)"):
+            do(machine, way, "done")
+
+
+def test_nothing_is_looked_at_where_everything_is_listed() -> None:
+    for opening, baseline in ((PUSH, None), (PULL, None), (KNOWN_PULL, None), (PUSH._replace(scoped=True), None)):
+        machine = SenderSession()
+        pushing = opening.side == "receiver"
+        (machine.send if pushing else machine.receive_untrusted)(opening)
+        (machine.receive_untrusted if pushing else machine.send)(opened(opening, baseline))
+        assert refused(machine, Look(), b"x") == "look: everything is listed already"
+
+
+def test_looks_have_an_end() -> None:
+    machine = SenderSession()
+    machine.send(KNOWN_PUSH)
+    machine.receive_untrusted(opened(KNOWN_PUSH, None))
+    for _ in range(limits.LOOKS_MAX):
+        machine.receive_untrusted(Look(), b"x")
+    assert refused(machine, Look(), b"x") == f"look: more than {limits.LOOKS_MAX}"
+
+
+def test_baselines_are_the_openers_to_name() -> None:
+    assert "more baselines" in refused(ReceiverSession(), PUSH._replace(baselines=[OLD, OLDER]))
+    assert "more baselines" in refused(ReceiverSession(), KNOWN_PUSH._replace(scoped=True))
+    assert "has nothing" in refused(SenderSession(), KNOWN_PULL._replace(state="empty"))
+    for opening, answer in (
+        (KNOWN_PUSH, opened(KNOWN_PUSH, OLD)._replace(state="missing")),
+        (PUSH._replace(scoped=True), opened(PUSH, None)._replace(state="empty")),
+    ):
+        machine = SenderSession()
+        machine.send(opening)
+        assert "has nothing" in refused(machine, answer)
+    for opening in (PUSH, KNOWN_PUSH):
+        machine = SenderSession()
+        machine.send(opening)
+        assert "a baseline that was not named" in refused(machine, opened(opening, OLDER))
 
 
 @pytest.mark.parametrize("opening", [PUSH, PULL])
