@@ -10,10 +10,14 @@ from bench.trees import TREES, Tree
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from bench.figures import Run
+    from bench.hosts import Hosts
     from bench.wan import Wan
+
+    Measure = Callable[[Hosts, Path], Iterator[Run]]
 
 FIRST, AGAIN, CHANGED = "first", "again", "changed"
 """Steps: to a destination that is not there; with nothing changed; after a change."""
@@ -52,6 +56,8 @@ class Case(NamedTuple):
     """For one run."""
     quick: bool = False
     """In the short set."""
+    live: Measure | None = None
+    """How it is measured, when that is no matter of turns: with agents of its own.  Raises what went wrong."""
 
 
 def time(most: float, against: Contender = RSYNC) -> Bound:

@@ -22,6 +22,10 @@ METRICS = {
     "wire": "B",
     "wire_up": "B",
     "wire_down": "B",
+    "p50_s": "s",
+    "p95_s": "s",
+    "p99_s": "s",
+    "core_share": "",
 }
 """What a run may be measured by, and the unit.
 
@@ -30,7 +34,8 @@ all is quiet again; of that, ``after_cpu_s`` came after the command's end.  ``ma
 while the command ran.  ``first_file_s``: from before the start until the first file was seen at the destination.
 ``rss_mb``: the peak of an agent's resident memory, the larger of both; ``rss_here_mb``, ``rss_there_mb``: the near
 agent's, the far one's.  ``pss_mb``: the near agent and its children, shared pages divided.  ``literal``: bytes that no
-basis had.  ``wire``: bytes that the slow network carried.
+basis had.  ``wire``: bytes that the slow network carried.  ``p50_s``, ``p95_s``, ``p99_s``: percentiles of what was
+done many times in one run.  ``core_share``: processor time of both agents and the server, of one core's.
 """
 COMPARED = ("seconds", "cpu_s", "literal", "wire")
 """Ratios of these are taken against every other contender."""

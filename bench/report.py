@@ -118,6 +118,8 @@ def amount(metric: str, value: float) -> str:
     unit = figures.METRICS[metric]
     if unit == "s":
         return duration(value)
+    if metric == "core_share":
+        return f"{value:.2%}"
     if unit == "MB":
         return f"{value:.0f} MB"
     return f"{value:,.0f} B" if value < 1e5 else f"{value / 1e6:,.2f} MB"
@@ -125,6 +127,8 @@ def amount(metric: str, value: float) -> str:
 
 def duration(seconds: float) -> str:
     """Milliseconds below a second."""
+    if seconds < 0.02:
+        return f"{seconds * 1000:.1f} ms"
     return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.2f} s"
 
 

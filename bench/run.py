@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from bench.case import Measure
     from bench.contenders import Contender
     from bench.hosts import Hosts, Installed
     from bench.trees import Tree
@@ -71,7 +72,13 @@ class Bench:
             groups.setdefault((case.tree and case.tree.name, case.wan, case.disk), []).append(case)
         for group in groups.values():
             tree = group[0].tree
-            yield from self._own(group) if tree is None else self._tree(tree, group)
+            if tree is not None:
+                yield from self._tree(tree, group)
+                continue
+            yield from self._own([case for case in group if case.live is None])
+            for case in group:
+                if case.live is not None:
+                    yield self._live(case, case.live)
 
     def _tree(self, tree: Tree, cases: list[Case]) -> Iterator[Result]:
         place = self.disk if cases[0].disk else self.memory
@@ -97,6 +104,8 @@ class Bench:
 
     def _own(self, cases: list[Case]) -> Iterator[Result]:
         """What is syncctl's alone: with one link, after one push of one file."""
+        if not cases:
+            return
         source, destination = self.memory / "source", self.memory / "destination"
         try:
             source.mkdir()
@@ -116,6 +125,19 @@ class Bench:
         finally:
             remove(source)
             remove(destination)
+
+    def _live(self, case: Case, measure: Measure) -> Result:
+        _say(case.what)
+        result = Result(case, case.contenders, [], [], os.getloadavg()[0])
+        try:
+            with two_hosts(self.installed, case.wan) as hosts:
+                result.runs.extend(measure(hosts, self.memory))
+        except (RuntimeError, AssertionError, OSError) as e:
+            result.wrong.append(str(e))
+        finally:
+            for left in list(self.memory.iterdir()):
+                remove(left)
+        return result
 
     def _status(self, hosts: Hosts, case: Case, wrong: list[str]) -> list[Run]:
         runs = []
