@@ -23,6 +23,7 @@ pub mod sender;
 pub mod signature;
 pub mod temp;
 mod tools;
+pub mod tree;
 pub mod wake;
 pub mod walk;
 
