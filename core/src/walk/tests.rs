@@ -82,6 +82,7 @@ fn walk_at(starts: Vec<Start>, place: &Place, patterns: &[&[u8]], sink: &Parts, 
     let options = Options {
         filter: Filter::new(&patterns).expect("patterns"),
         hashes: false,
+        known: None,
     };
     let stop = AtomicBool::new(false);
     let profile = Profile::new(false);
