@@ -9,7 +9,11 @@ mod expect;
 pub mod index;
 pub mod looks;
 #[cfg(test)]
+mod model;
+mod save;
+#[cfg(test)]
 mod tests;
 
 pub use dir::{DirId, Expected, Stat};
 pub use index::{Index, Listed, Seen};
+pub use save::LoadError;
