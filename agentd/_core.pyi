@@ -78,7 +78,7 @@ class Sender:
         and then one more "list-end".  The root with everything below it is listed again."""
 
     def next_control(self) -> Event | None:
-        """The next "list" event, in order, or ("list-end", 0, None), once and for each LOOK; None while there is none."""
+        """The next "list" event, in order, or ("list-end", 0, None), once and for each LOOK; None: none is there."""
 
     def next_data(self) -> Event | None:
         """The next ("data", 0, payload); None while there is none or the receiver's data window is used up."""

@@ -526,7 +526,7 @@ impl Engine {
     }
 }
 
-/// A walk's parts go to both, first to one that never waits.
+/// A walk's parts go to both. What the first makes of them is its own affair: the list is to be complete.
 struct Tee<'a>(Option<&'a (dyn Sink + Send)>, &'a Listing);
 
 impl Sink for Tee<'_> {
@@ -537,6 +537,9 @@ impl Sink for Tee<'_> {
     }
 
     fn part(&self, part: &Part<'_>) -> bool {
-        self.0.is_none_or(|tee| tee.part(part)) && self.1.part(part)
+        if let Some(tee) = self.0 {
+            tee.part(part);
+        }
+        self.1.part(part)
     }
 }

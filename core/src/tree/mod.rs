@@ -7,6 +7,7 @@ mod changes;
 pub mod dir;
 mod expect;
 pub mod index;
+mod inodes;
 pub mod looks;
 #[cfg(test)]
 mod model;

@@ -290,3 +290,6 @@ fn whole(path: Vec<u8>) -> Start {
 fn is_loop(e: &std::io::Error) -> bool {
     e.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error())
 }
+
+#[cfg(test)]
+mod tests;
