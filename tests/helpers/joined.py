@@ -37,7 +37,13 @@ class Outcome(NamedTuple):
 
 
 def sync(
-    source: str, destination: str, *, owners: bool = False, passing: Callable[[int], None] | None = None, **options: Any
+    source: str,
+    destination: str,
+    *,
+    owners: bool = False,
+    passing: Callable[[int], None] | None = None,
+    compress: str = "auto",
+    **options: Any,
 ) -> Outcome:
     """One session to its end, in this process.  ``passing`` is called before each payload of data, with its number."""
     read_fd, write_fd = os.pipe()
@@ -55,7 +61,7 @@ def sync(
         sender = _core.Sender(
             os.fsencode(source), filters=settings["filters"], hashes=settings["hashes"], owners=owners,
             hard_links=settings["hard_links"], threads=2, batch_max=1 << 20, list_window=1 << 20, data_window=1 << 24,
-            compress="auto", far=False, wake_fd=write_fd,
+            compress=compress, far=False, wake_fd=write_fd,
         )  # fmt: skip
         return _pump(sender, receiver, read_fd, passing)
     finally:

@@ -240,3 +240,14 @@ def test_without_links_each_name_is_a_file(tmp_path: Path) -> None:
     assert done.counters["files"] == 2
     assert len(partition(tmp_path / "dst")) == 2
     assert not leftovers(tmp_path)
+
+
+def test_a_packed_list_has_links_too(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    for number in range(40):
+        (source / f"a-file-whose-name-packs-well-{number}").write_bytes(b"x")
+    os.link(source / "a-file-whose-name-packs-well-7", source / "another name")
+    outcome = sync(str(source), str(tmp_path / "made"), compress="always")
+    assert (outcome.failure, outcome.problems) == (None, [])
+    assert (tmp_path / "made/another name").samefile(tmp_path / "made/a-file-whose-name-packs-well-7")

@@ -38,7 +38,6 @@ pub type Total = (u32, u64, [u8; 32]);
 /// The list of one session.
 pub struct Listing {
     state: Mutex<State>,
-    flags: u16,
     link: Arc<Link>,
     room: Condvar,
     profile: Arc<Profile>,
@@ -110,7 +109,6 @@ impl Listing {
                 ended: None,
                 stopped: false,
             }),
-            flags,
             link,
             room: Condvar::new(),
             profile,
@@ -152,7 +150,9 @@ impl Listing {
         state.bytes += payload.len() as u64;
         state.held_bytes += payload.len() as u64;
         let n = state.chunks.len() as u32;
-        let pack = || compress::pack(&payload, self.flags, n, LEVEL);
+        // What only this chunk has is in its own flags.
+        let flags = list::u16_at(&payload, 2);
+        let pack = || compress::pack(&payload, flags, n, LEVEL);
         let level = self.link.level();
         let packed = level.and_then(|_| self.profile.time(Stage::Compress, pack));
         let out = packed.unwrap_or_else(|| payload.clone());
