@@ -36,6 +36,17 @@ Failure = tuple[str, bytes, int, str]
 """(code of proto.errors.CODES, path, errno or 0, what was being done) of the error that ended an engine."""
 
 @final
+class Signatures:
+    """What is remembered of files that were sent from one root: signatures of what their receivers hold since.
+
+    Kept by whoever knows the root, for one sender after another; at most ``bytes_max`` bytes of it.
+    """
+
+    def __init__(self, bytes_max: int = ...) -> None: ...
+    def bytes(self) -> int:
+        """Bytes taken."""
+
+@final
 class Sender:
     """Lists one source tree, and sends what the receiver wants of it.
 
@@ -47,9 +58,8 @@ class Sender:
     Windows are in bytes, cumulative grants as ``grant`` gives them.
     ``compress`` is "never", "auto" (where the link turns out slower than packing; a ``far`` one is taken for slow until
     it is measured) or "always"; what a sample shows not to shrink goes as it is.
-    ``looks`` (docs/protocol.md, LOOK; a Buffer is left as it is) are the paths to list, in PARTIAL groups: each is
-    looked at afresh, with the directories on the way to it; what is excluded is passed over.  When none is left the
-    list has no chunk.  None: everything.  A root that is one file is listed in any case.  Raises ValueError.
+    ``signatures``: files that change again and again are remembered there, so that a receiver that holds them as they
+    were sent need not sign them.
     """
 
     def __init__(
@@ -68,23 +78,19 @@ class Sender:
         far: bool,
         wake_fd: int,
         profile: bool = False,
-        looks: Buffer | bytes | None = None,
+        signatures: Signatures | None = None,
     ) -> None: ...
     def start(self) -> None:
-        """Begin to list.  Once."""
-
-    def look_untrusted(self, payload: Buffer) -> None:
-        """The receiver's LOOK: list these paths too, but not again what was listed by name or with what is above it,
-        and then one more "list-end".  The root with everything below it is listed again."""
+        """Begin to walk.  Once."""
 
     def next_control(self) -> Event | None:
-        """The next "list" event, in order, or ("list-end", 0, None), once and for each LOOK; None: none is there."""
+        """The next "list" event, in order; then once ("list-end", 0, None); None while there is none."""
 
     def next_data(self) -> Event | None:
         """The next ("data", 0, payload); None while there is none or the receiver's data window is used up."""
 
     def list_total(self) -> tuple[int, int, bytes]:
-        """(chunks, entries, hash) of the list up to the "list-end" that came out last."""
+        """(chunks, entries, hash) of the whole list; valid once "list-end" came out."""
 
     def want_all(self) -> None:
         """The receiver's root is missing or empty: take every regular file of every chunk as wanted, without WANT; of

@@ -61,17 +61,16 @@ pub struct Matcher {
 
 impl Matcher {
     /// Indexes a signature.
-    pub fn new(mut signature: Signature) -> Matcher {
-        signature.block_len = signature.block_len.max(1);
+    pub fn new(signature: impl Into<Arc<Signature>>) -> Matcher {
+        let mut signature = signature.into();
         // The index trusts these to agree.
         let count = signature::block_count(signature.basis_size, signature.block_len);
-        if signature.weak.len() as u64 != count || signature.strong.len() as u64 != count || count > u32::MAX.into() {
-            signature = Signature {
-                basis_size: 0,
-                weak: Vec::new(),
-                strong: Vec::new(),
-                ..signature
-            };
+        let sums = [signature.weak.len(), signature.strong.len()];
+        if sums.iter().any(|&sums| sums as u64 != count) || signature.block_len == 0 || count > u32::MAX.into() {
+            signature = Arc::new(Signature {
+                block_len: signature.block_len.max(1),
+                ..Signature::default()
+            });
         }
         let full = (signature.basis_size / u64::from(signature.block_len)) as u32;
         Matcher {
@@ -79,7 +78,7 @@ impl Matcher {
             carry: None,
             behind: Vec::new(),
             credit: credit_max(&signature),
-            signature: Arc::new(signature),
+            signature,
         }
     }
 

@@ -4,9 +4,11 @@
 
 mod build;
 mod links;
+mod remembered;
 
 pub use build::Builder;
 pub use links::Link;
+pub use remembered::Stamp;
 
 /// Entry type: a directory.
 pub const DIRECTORY: u8 = 0;
@@ -29,6 +31,8 @@ pub const OWNERS: u16 = 2;
 pub const HASHES: u16 = 4;
 /// Chunk flag: some entries are names of one file.
 pub const LINKS: u16 = 8;
+/// Chunk flag: of some entries the sender remembers an earlier content.
+pub const REMEMBERED: u16 = 16;
 
 /// Group flag: the first part of a directory.
 pub const FIRST: u8 = 1;
@@ -72,6 +76,17 @@ pub struct Entry<'a> {
     pub hash: [u8; 32],
 }
 
+impl Entry<'_> {
+    /// What stands for the content of a regular file.
+    pub fn stamp(&self) -> Stamp {
+        Stamp {
+            size: self.size,
+            mtime_s: self.mtime_s,
+            mtime_ns: self.mtime_ns,
+        }
+    }
+}
+
 /// A directory, or a part of one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Group {
@@ -96,6 +111,7 @@ pub struct Chunk {
     /// Offsets into `names` and `targets`, one more than entries.
     name_ends: Vec<u32>,
     target_ends: Vec<u32>,
+    remembered: Vec<remembered::Row>,
     links: Vec<Link>,
 }
 
@@ -124,7 +140,7 @@ impl Chunk {
             return Err("a file-list chunk of an unknown layout");
         }
         let flags = u16_at(&data, 2);
-        if flags & !(SINGLE | OWNERS | HASHES | LINKS) != 0 {
+        if flags & !(SINGLE | OWNERS | HASHES | LINKS | REMEMBERED) != 0 {
             return Err("a file-list chunk with unknown flags");
         }
         let [group_count, entries, paths_len, names_len, targets_len] =
@@ -153,18 +169,26 @@ impl Chunk {
         columns.paths = place(paths_len as u64);
         columns.names = place(names_len as u64);
         columns.targets = place(targets_len as u64);
-        if at != data.len() as u64 && (flags & LINKS == 0 || at > data.len() as u64) {
+        let tails = flags & (LINKS | REMEMBERED) != 0;
+        if at != data.len() as u64 && (!tails || at > data.len() as u64) {
             return Err("a file-list chunk whose columns do not fill it");
         }
-        let links = if flags & LINKS != 0 {
-            links::parse_untrusted(&data[at as usize..], &data[columns.kinds..columns.kinds + entries])?
-        } else {
-            Vec::new()
-        };
+        let kinds = &data[columns.kinds..columns.kinds + entries];
+        let (mut remembered, mut rest) = (Vec::new(), &data[at as usize..]);
+        if flags & REMEMBERED != 0 {
+            (remembered, rest) = remembered::parse_untrusted(rest, kinds)?;
+        }
+        let mut links = Vec::new();
+        if flags & LINKS != 0 {
+            links = links::parse_untrusted(rest, kinds)?;
+        } else if !rest.is_empty() {
+            return Err("a file-list chunk whose columns do not fill it");
+        }
         let mut chunk = Self {
             groups: parse_groups(&data, group_count, entries, paths_len)?,
             name_ends: ends(&data[name_lens..name_lens + 2 * entries], names_len)?,
             target_ends: ends(&data[target_lens..target_lens + 2 * entries], targets_len)?,
+            remembered,
             links,
             data,
             flags,
@@ -266,6 +290,12 @@ impl Chunk {
     pub fn link_of(&self, i: u32) -> Option<u32> {
         let at = self.links.binary_search_by_key(&i, |link| link.0).ok()?;
         Some(self.links[at].1)
+    }
+
+    /// The size and time of what the sender remembers of entry `i`.
+    pub fn remembered_of(&self, i: u32) -> Option<Stamp> {
+        let at = self.remembered.binary_search_by_key(&i, |row| row.0).ok()?;
+        Some(self.remembered[at].1)
     }
 
     /// Entry `i`. Panics when it is out of range: callers check peers' indexes with `entries()` first.

@@ -5,10 +5,10 @@
 pub mod basis;
 pub mod counters;
 pub mod engine;
-pub mod jobs;
 pub mod large;
 pub mod link;
 pub mod listing;
+pub mod memo;
 pub mod names;
 pub mod queue;
 pub mod read;
@@ -23,7 +23,7 @@ use pyo3::types::{IntoPyDict, PyBytes, PyDict};
 
 use crate::buffer::{self, Buffer};
 use crate::filter::Filter;
-use crate::tree::looks;
+use crate::tree::signatures;
 use crate::wake::Wake;
 use crate::walk::Options;
 use crate::{EngineClosed, PeerViolation};
@@ -44,6 +44,24 @@ type Failure<'py> = (&'static str, Bound<'py, PyBytes>, i32, String);
 pub struct Sender {
     engine: Arc<Engine>,
     started: AtomicBool,
+}
+
+/// What is remembered of files that were sent from one root.
+#[pyclass(frozen, module = "agentd._core")]
+pub struct Signatures(Arc<signatures::Signatures>);
+
+#[pymethods]
+impl Signatures {
+    #[new]
+    #[pyo3(signature = (bytes_max = signatures::BYTES_MAX))]
+    fn new(bytes_max: usize) -> Self {
+        Self(Arc::new(signatures::Signatures::new(bytes_max)))
+    }
+
+    /// Bytes taken.
+    fn bytes(&self) -> usize {
+        self.0.bytes()
+    }
 }
 
 impl Sender {
@@ -79,7 +97,7 @@ impl Sender {
     #[pyo3(signature = (
         root, *, filters, hashes, owners, hard_links, threads, batch_max, list_window, data_window, compress, far,
         wake_fd,
-        profile = false, looks = None
+        profile = false, signatures = None
     ))]
     #[allow(clippy::too_many_arguments, reason = "keywords of the Python constructor")]
     fn new(
@@ -97,29 +115,23 @@ impl Sender {
         far: bool,
         wake_fd: i32,
         profile: bool,
-        looks: Option<&Bound<'_, PyAny>>,
+        signatures: Option<&Signatures>,
     ) -> PyResult<Self> {
         if threads == 0 || batch_max == 0 {
             return Err(PyValueError::new_err("threads and batch_max are at least 1"));
-        }
-        let looks = looks.map(buffer::copy).transpose()?;
-        if let Some(looks) = &looks {
-            looks::each_untrusted(looks).map_err(PyValueError::new_err)?;
         }
         let settings = Settings {
             walk: Options {
                 filter: Filter::new(&filters).map_err(|e| PyValueError::new_err(e.message()))?,
                 hashes,
-                known: None,
             },
-            looks,
-            tee: None,
             owners,
             hard_links,
             threads,
             batch_max,
             windows: (list_window, data_window),
             profile,
+            signatures: signatures.map(|signatures| Arc::clone(&signatures.0)),
             compress: Compress::parse(compress).ok_or_else(|| PyValueError::new_err("compress"))?,
             far,
         };
@@ -163,10 +175,6 @@ impl Sender {
         let engine = self.running()?;
         py.detach(|| engine.want_all());
         Ok(())
-    }
-
-    fn look_untrusted(&self, py: Python<'_>, payload: PyRefMut<'_, Buffer>) -> PyResult<()> {
-        self.untrusted(py, payload, |engine, bytes| engine.look_untrusted(bytes))
     }
 
     fn want_untrusted(&self, py: Python<'_>, n: u32, payload: PyRefMut<'_, Buffer>) -> PyResult<()> {

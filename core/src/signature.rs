@@ -1,9 +1,16 @@
-//! Block signatures of a basis file, and the BASIS payloads that carry them (docs/protocol.md).
+//! Block signatures of a basis file.
 
 use blake3::hazmat::{self, HasherExt, Mode};
 
 use crate::piece::PIECE;
 use crate::rolling;
+
+mod payload;
+
+pub use payload::{
+    Kind, SignatureBuilder, encode_nothing, encode_part, encode_pieces, encode_remembered, peek_untrusted,
+    pieces_untrusted,
+};
 
 /// The shortest block in bytes: a BLAKE3 chunk.
 pub const BLOCK_MIN: u32 = 1 << 10;
@@ -18,15 +25,6 @@ pub const BLOCK_MAX: u32 = PIECE as u32;
 pub const BLOCKS_MAX: u64 = 1 << 20;
 /// So much of a basis is signed, from its beginning: 1 TiB.
 pub const SIGNED_MAX: u64 = BLOCKS_MAX * BLOCK_MAX as u64;
-
-const HEAD: usize = 9;
-const SIGNATURE_HEAD: usize = 36;
-const PIECES_HEAD: usize = 16;
-const KIND_SIGNATURE: u8 = 1;
-const KIND_PIECES: u8 = 2;
-const KIND_PIECES_FIRST: u8 = 3;
-const KIND_NOTHING: u8 = 4;
-const NOTHING_LEN: usize = 12;
 
 /// The BLAKE3 chaining value of a block as a subtree of its file. Those of a piece's blocks merge to the piece's, so a
 /// file is hashed once for its blocks and its pieces.
@@ -50,6 +48,12 @@ pub fn block_len(size: u64) -> u32 {
 /// How many blocks of `block_len` bytes cover `size` bytes.
 pub fn block_count(size: u64, block_len: u32) -> u64 {
     size.div_ceil(u64::from(block_len.max(1)))
+}
+
+/// Whether a signature of so many blocks is small beside a file that holds so many bytes: that of a file of hardly more
+/// than holes is not.
+pub fn is_small(blocks: u64, holds: u64) -> bool {
+    20 * blocks <= holds / 8 + 1024
 }
 
 /// The value of the block at `offset` of its file; neither it nor what it is part of is the whole file.
@@ -77,8 +81,12 @@ pub fn strong(value: &Value) -> Strong {
 /// Weak sums and values of the consecutive blocks of `data`, which begins with the block at `offset` of its file; the
 /// last one may be short.
 pub fn sign(data: &[u8], offset: u64, block_len: u32) -> (Vec<u32>, Vec<Value>) {
-    let weak = data.chunks(block_len.max(1) as usize).map(rolling::weak).collect();
-    (weak, values(data, offset, block_len))
+    (weak(data, block_len), values(data, offset, block_len))
+}
+
+/// The weak sums alone.
+pub fn weak(data: &[u8], block_len: u32) -> Vec<u32> {
+    data.chunks(block_len.max(1) as usize).map(rolling::weak).collect()
 }
 
 /// The values alone.
@@ -101,6 +109,16 @@ pub fn merged(values: &[Value], size: u64, block_len: u32) -> Value {
             hazmat::merge_subtrees_non_root(&merged(left_values, left, block_len), &right, Mode::Hash)
         }
     }
+}
+
+/// The values of blocks of `to` bytes, from those of shorter ones of `from` bytes which cover `size` bytes.
+pub fn coarser(values: &[Value], size: u64, from: u32, to: u32) -> Vec<Value> {
+    let ends = (0..size).step_by(to.max(1) as usize);
+    values
+        .chunks((to / from.max(1)).max(1) as usize)
+        .zip(ends)
+        .map(|(values, at)| merged(values, (size - at).min(u64::from(to)), from))
+        .collect()
 }
 
 /// The signature of a basis, or what came of it so far.  `weak` and `strong` hold one sum for each of its blocks.
@@ -134,6 +152,13 @@ impl Signature {
         self.basis_size.saturating_sub(begin).min(u64::from(self.block_len)) as u32
     }
 
+    /// The weak sums of so many blocks from `offset` on, as far as they are known.
+    pub fn weak_at(&self, offset: u64, blocks: usize) -> &[u32] {
+        let first = usize::try_from(offset / u64::from(self.block_len.max(1)));
+        let known = first.ok().and_then(|first| self.weak.get(first..)).unwrap_or_default();
+        &known[..blocks.min(known.len())]
+    }
+
     /// Whether the blocks from `offset` on, as far as they are known, begin with those of these values, which cover `len`
     /// bytes.
     pub fn has(&self, offset: u64, len: u64, values: &[Value]) -> bool {
@@ -148,258 +173,10 @@ impl Signature {
     }
 }
 
-/// What a BASIS payload is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// A part of a signature, for a `SignatureBuilder`.
-    Signature,
-    /// Pieces of a partial, for `pieces_untrusted`.
-    Pieces,
-    /// The same; a signature follows.
-    PiecesFirst,
-    /// Nothing is there of it: a name that was to be linked is to be sent after all.
-    Nothing,
-}
-
-/// The file that a BASIS payload is about, as (chunk, index), and its kind.
-pub fn peek_untrusted(payload: &[u8]) -> Result<(u32, u32, Kind), &'static str> {
-    let (Some(chunk), Some(index), Some(kind)) = (u32_at(payload, 0), u32_at(payload, 4), payload.get(8)) else {
-        return Err("basis: truncated");
-    };
-    match *kind {
-        KIND_SIGNATURE => Ok((chunk, index, Kind::Signature)),
-        KIND_PIECES => Ok((chunk, index, Kind::Pieces)),
-        KIND_PIECES_FIRST => Ok((chunk, index, Kind::PiecesFirst)),
-        KIND_NOTHING => {
-            reserved_untrusted(payload, HEAD)?;
-            match payload.len() {
-                NOTHING_LEN => Ok((chunk, index, Kind::Nothing)),
-                _ => Err("basis: length"),
-            }
-        }
-        _ => Err("basis: unknown kind"),
-    }
-}
-
-/// Appends a BASIS payload: the part of the signature of file (chunk, index) that begins with block `first`.
-///
-/// `whole` says what the parts have in common; its own sums are not looked at.
-pub fn encode_part(
-    (chunk, index): (u32, u32),
-    whole: &Signature,
-    first: u32,
-    weak: &[u32],
-    values: &[Value],
-    last: bool,
-    out: &mut Vec<u8>,
-) {
-    debug_assert_eq!(weak.len(), values.len());
-    out.reserve(SIGNATURE_HEAD + 20 * weak.len());
-    encode_head(chunk, index, KIND_SIGNATURE, out);
-    out.extend_from_slice(&whole.basis_size.to_le_bytes());
-    out.extend_from_slice(&whole.block_len.to_le_bytes());
-    out.extend_from_slice(&first.to_le_bytes());
-    out.extend_from_slice(&(weak.len() as u32).to_le_bytes());
-    out.extend_from_slice(&[u8::from(last), 0, 0, 0]);
-    weak.iter().for_each(|sum| out.extend_from_slice(&sum.to_le_bytes()));
-    values.iter().for_each(|value| out.extend_from_slice(&strong(value)));
-}
-
-/// Appends a BASIS payload: the pieces that the receiver's partial of file (chunk, index) holds, with their hashes.
-/// `first` says that a signature of its basis follows.
-pub fn encode_pieces((chunk, index): (u32, u32), pieces: &[(u32, [u8; 32])], first: bool, out: &mut Vec<u8>) {
-    encode_head(chunk, index, if first { KIND_PIECES_FIRST } else { KIND_PIECES }, out);
-    out.extend_from_slice(&(pieces.len() as u32).to_le_bytes());
-    for (piece, hash) in pieces {
-        out.extend_from_slice(&piece.to_le_bytes());
-        out.extend_from_slice(hash);
-    }
-}
-
-/// Appends a BASIS payload that asks for file (chunk, index), of which nothing is there, after all.
-pub fn encode_nothing((chunk, index): (u32, u32), out: &mut Vec<u8>) {
-    encode_head(chunk, index, KIND_NOTHING, out);
-}
-
-fn encode_head(chunk: u32, index: u32, kind: u8, out: &mut Vec<u8>) {
-    out.extend_from_slice(&chunk.to_le_bytes());
-    out.extend_from_slice(&index.to_le_bytes());
-    out.extend_from_slice(&[kind, 0, 0, 0]);
-}
-
-/// The pieces in a BASIS payload of that kind, for a file of `pieces` pieces; ascending, so none is named twice.
-pub fn pieces_untrusted(payload: &[u8], pieces: u64) -> Result<Vec<(u32, [u8; 32])>, &'static str> {
-    if peek_untrusted(payload)?.2 == Kind::Signature {
-        return Err("basis: not pieces");
-    }
-    reserved_untrusted(payload, HEAD)?;
-    let count = u32_at(payload, HEAD + 3).ok_or("basis: truncated")?;
-    let (rows, rest) = payload[PIECES_HEAD..].as_chunks::<36>();
-    if rows.len() as u64 != u64::from(count) || !rest.is_empty() {
-        return Err("basis: length");
-    }
-    let mut found: Vec<(u32, [u8; 32])> = Vec::with_capacity(rows.len());
-    for row in rows {
-        let mut hash = [0; 32];
-        hash.copy_from_slice(&row[4..]);
-        let piece = u32_at(row, 0).ok_or("basis: truncated")?;
-        if u64::from(piece) >= pieces || found.last().is_some_and(|&(before, _)| before >= piece) {
-            return Err("basis: piece out of range or order");
-        }
-        found.push((piece, hash));
-    }
-    Ok(found)
-}
-
-/// Puts the parts of one signature together, in order.
-#[derive(Debug, Default)]
-pub struct SignatureBuilder {
-    so_far: Signature,
-    begun: bool,
-    finished: bool,
-}
-
-impl SignatureBuilder {
-    /// Nothing yet.
-    pub fn new() -> SignatureBuilder {
-        SignatureBuilder::default()
-    }
-
-    /// Takes the next BASIS payload of its file; whether it was the last one.  Useless after an error.
-    pub fn part_untrusted(&mut self, payload: &[u8]) -> Result<bool, &'static str> {
-        if peek_untrusted(payload)?.2 != Kind::Signature {
-            return Err("basis: not a signature");
-        }
-        if self.finished {
-            return Err("basis: more after the last part");
-        }
-        let part = Part::untrusted(payload)?;
-        let whole = &mut self.so_far;
-        if !std::mem::replace(&mut self.begun, true) {
-            (whole.basis_size, whole.block_len) = (part.basis_size, part.block_len);
-        }
-        if (whole.basis_size, whole.block_len) != (part.basis_size, part.block_len) {
-            return Err("basis: parts differ");
-        }
-        if part.first as usize != whole.weak.len() {
-            return Err("basis: parts out of order");
-        }
-        let count = block_count(part.basis_size, part.block_len);
-        let after = u64::from(part.first) + part.weak.len() as u64;
-        if after > count || part.last != (after == count) {
-            return Err("basis: block count");
-        }
-        whole.weak.extend(part.weak.iter().map(|sum| u32::from_le_bytes(*sum)));
-        whole.strong.extend_from_slice(part.strong);
-        self.finished = part.last;
-        Ok(part.last)
-    }
-
-    /// What came so far.
-    pub fn so_far(&self) -> &Signature {
-        &self.so_far
-    }
-
-    /// Takes it out.
-    pub fn into_signature(self) -> Signature {
-        self.so_far
-    }
-}
-
-struct Part<'a> {
-    basis_size: u64,
-    block_len: u32,
-    first: u32,
-    last: bool,
-    weak: &'a [[u8; 4]],
-    strong: &'a [Strong],
-}
-
-impl Part<'_> {
-    fn untrusted(payload: &[u8]) -> Result<Part<'_>, &'static str> {
-        let head = payload.first_chunk::<SIGNATURE_HEAD>().ok_or("basis: truncated")?;
-        reserved_untrusted(payload, HEAD)?;
-        reserved_untrusted(payload, 33)?;
-        let word = |at: usize| u32_at(head, at).ok_or("basis: truncated");
-        let (basis_size, block_len) = (u64::from(word(12)?) | u64::from(word(16)?) << 32, word(20)?);
-        if !(BLOCK_MIN..=BLOCK_MAX).contains(&block_len) || !block_len.is_power_of_two() {
-            return Err("basis: block length");
-        }
-        if block_count(basis_size, block_len) > BLOCKS_MAX {
-            return Err("basis: too many blocks");
-        }
-        let last = match head[32] {
-            0 => false,
-            1 => true,
-            _ => return Err("basis: last"),
-        };
-        let blocks = word(28)? as usize;
-        let sums = &payload[SIGNATURE_HEAD..];
-        if blocks as u64 > BLOCKS_MAX || sums.len() != blocks * 20 {
-            return Err("basis: length");
-        }
-        if blocks == 0 && !last {
-            return Err("basis: a part without blocks");
-        }
-        let (weak, strong) = sums.split_at(blocks * 4);
-        Ok(Part {
-            basis_size,
-            block_len,
-            first: word(24)?,
-            last,
-            weak: weak.as_chunks().0,
-            strong: strong.as_chunks().0,
-        })
-    }
-}
-
-fn reserved_untrusted(payload: &[u8], at: usize) -> Result<(), &'static str> {
-    match payload.get(at..at + 3) {
-        Some([0, 0, 0]) => Ok(()),
-        Some(_) => Err("basis: reserved bytes"),
-        None => Err("basis: truncated"),
-    }
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
-    Some(u32::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::piece;
-
-    fn parts(whole: &Signature, blocks: usize) -> Vec<Vec<u8>> {
-        let count = whole.weak.len().div_ceil(blocks).max(1);
-        let part = |n: usize| {
-            let range = n * blocks..whole.weak.len().min((n + 1) * blocks);
-            let mut out = Vec::new();
-            let values: Vec<Value> = range.clone().map(|block| padded(whole.strong[block])).collect();
-            let weak = &whole.weak[range.clone()];
-            encode_part(
-                (7, 9),
-                whole,
-                range.start as u32,
-                weak,
-                &values,
-                n + 1 == count,
-                &mut out,
-            );
-            out
-        };
-        (0..count).map(part).collect()
-    }
-
-    fn padded(strong: Strong) -> Value {
-        std::array::from_fn(|at| strong.get(at).copied().unwrap_or(0))
-    }
-
-    fn build(parts: &[Vec<u8>]) -> Result<Option<Signature>, &'static str> {
-        let mut builder = SignatureBuilder::new();
-        let last = parts.iter().try_fold(false, |_, part| builder.part_untrusted(part))?;
-        Ok(last.then(|| builder.into_signature()))
-    }
+    use crate::piece::{self, PIECE};
 
     #[test]
     fn block_lengths_are_powers_of_two_near_the_root_and_bound_the_blocks() {
@@ -418,19 +195,6 @@ mod tests {
             assert_eq!(block_len(size), expected, "{size}");
             let signed = size.min(SIGNED_MAX);
             assert!(block_count(signed, block_len(signed)) <= BLOCKS_MAX);
-        }
-    }
-
-    #[test]
-    fn parts_make_the_signature_again() {
-        for size in [0, 1, 1023, 1024, 1025, 1024 * 9, 1024 * 9 + 1] {
-            let basis: Vec<u8> = (0..size).map(|n| (n % 251) as u8).collect();
-            let whole = Signature::of(&basis, 1024);
-            for blocks in [1, 2, 3, 100] {
-                let parts = parts(&whole, blocks);
-                assert_eq!(peek_untrusted(&parts[0]), Ok((7, 9, Kind::Signature)));
-                assert_eq!(build(&parts), Ok(Some(whole.clone())));
-            }
         }
     }
 
@@ -458,6 +222,18 @@ mod tests {
     }
 
     #[test]
+    fn longer_blocks_come_from_shorter_ones() {
+        let data: Vec<u8> = (0..PIECE).map(|n| (n * 31 + (n >> 11)) as u8).collect();
+        for len in [1, 1024, 5000, 16_384, 16_385, PIECE - 1, PIECE] {
+            for to in [1024, 2048, 16_384, PIECE as u32] {
+                let fine = values(&data[..len], 3 * PIECE as u64, 1024);
+                let coarse = values(&data[..len], 3 * PIECE as u64, to);
+                assert_eq!(coarser(&fine, len as u64, 1024, to), coarse, "{len} bytes, {to}");
+            }
+        }
+    }
+
+    #[test]
     fn blocks_in_their_place_are_known_and_others_are_not() {
         let basis: Vec<u8> = (0..10_000u32).map(|n| (n >> 5) as u8).collect();
         let mut signature = Signature::of(&basis, 1024);
@@ -470,57 +246,5 @@ mod tests {
         assert!(!signature.has(2048, 1024, &values(&basis[..1024], 2048, 1024)));
         signature.strong.truncate(3);
         assert!(has(&signature, 0, 3072) && !has(&signature, 0, 4096));
-    }
-
-    #[test]
-    fn broken_parts_are_refused() {
-        let whole = Signature::of(&[5; 1024 * 4 + 3], 1024);
-        let good = parts(&whole, 2);
-        let broken = |part: usize, at: usize, bytes: &[u8]| {
-            let mut parts = good.clone();
-            parts[part][at..at + bytes.len()].copy_from_slice(bytes);
-            build(&parts).err()
-        };
-        assert_eq!(broken(0, 8, &[5]), Some("basis: unknown kind"));
-        assert_eq!(broken(0, 8, &[4]), Some("basis: length"));
-        assert_eq!(broken(0, 9, &[1]), Some("basis: reserved bytes"));
-        assert_eq!(broken(1, 12, &[9]), Some("basis: parts differ"));
-        assert_eq!(broken(0, 12, &[0xff; 8]), Some("basis: too many blocks"));
-        for bad in [0u32, 512, 1025, 3072, 1 << 21, u32::MAX] {
-            assert_eq!(broken(0, 20, &bad.to_le_bytes()), Some("basis: block length"));
-        }
-        assert_eq!(broken(1, 24, &[1]), Some("basis: parts out of order"));
-        assert_eq!(broken(1, 28, &[1]), Some("basis: length"));
-        assert_eq!(broken(1, 28, &[0xff; 4]), Some("basis: length"));
-        assert_eq!(broken(0, 32, &[1]), Some("basis: block count"));
-        assert_eq!(broken(2, 32, &[0]), Some("basis: block count"));
-        assert_eq!(broken(0, 32, &[2]), Some("basis: last"));
-        assert_eq!(
-            build(&[good.clone(), good.clone()].concat()).err(),
-            Some("basis: more after the last part")
-        );
-        for cut in 0..good[0].len() {
-            assert!(build(&[good[0][..cut].to_vec()]).is_err());
-        }
-    }
-
-    #[test]
-    fn pieces_come_back_in_order_or_not_at_all() {
-        let rows = [(1, [1; 32]), (4, [4; 32])];
-        let mut payload = Vec::new();
-        encode_pieces((7, 9), &rows, true, &mut payload);
-        assert_eq!(peek_untrusted(&payload), Ok((7, 9, Kind::PiecesFirst)));
-        payload.clear();
-        encode_pieces((7, 9), &rows, false, &mut payload);
-        assert_eq!(peek_untrusted(&payload), Ok((7, 9, Kind::Pieces)));
-        assert_eq!(pieces_untrusted(&payload, 5), Ok(rows.to_vec()));
-        assert!(pieces_untrusted(&payload, 4).is_err());
-        assert!(SignatureBuilder::new().part_untrusted(&payload).is_err());
-        for cut in 0..payload.len() {
-            assert!(pieces_untrusted(&payload[..cut], 5).is_err());
-        }
-        payload.clear();
-        encode_pieces((7, 9), &[rows[1], rows[0]], false, &mut payload);
-        assert!(pieces_untrusted(&payload, 5).is_err());
     }
 }

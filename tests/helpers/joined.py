@@ -34,6 +34,8 @@ class Outcome(NamedTuple):
     problems: list[tuple[bytes, str, int]]
     failure: tuple[str, bytes, int, str] | None
     counters: dict[str, int]
+    bases: list[int]
+    """Bytes of each BASIS."""
 
 
 def sync(
@@ -43,6 +45,7 @@ def sync(
     owners: bool = False,
     passing: Callable[[int], None] | None = None,
     compress: str = "auto",
+    signatures: _core.Signatures | None = None,
     **options: Any,
 ) -> Outcome:
     """One session to its end, in this process.  ``passing`` is called before each payload of data, with its number."""
@@ -61,7 +64,7 @@ def sync(
         sender = _core.Sender(
             os.fsencode(source), filters=settings["filters"], hashes=settings["hashes"], owners=owners,
             hard_links=settings["hard_links"], threads=2, batch_max=1 << 20, list_window=1 << 20, data_window=1 << 24,
-            compress=compress, far=False, wake_fd=write_fd,
+            compress=compress, far=False, wake_fd=write_fd, signatures=signatures,
         )  # fmt: skip
         return _pump(sender, receiver, read_fd, passing)
     finally:
@@ -76,7 +79,7 @@ def _pump(
     sender: _core.Sender, receiver: _core.Receiver, read_fd: int, passing: Callable[[int], None] | None
 ) -> Outcome:
     passed = 0
-    said = Outcome([], [], None, {})
+    said = Outcome([], [], None, {}, [])
     if receiver.state in ("missing", "empty"):
         sender.want_all()
     sender.start()
@@ -121,6 +124,7 @@ def _answer(sender: _core.Sender, event: tuple[str, int, _core.Buffer | None], s
         case "want":
             sender.want_untrusted(n, payload)
         case "basis":
+            said.bases.append(len(payload))
             sender.basis_untrusted(payload)
         case "again":
             sender.again_untrusted(payload)

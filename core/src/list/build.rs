@@ -1,6 +1,6 @@
 //! Makes one chunk, group by group.
 
-use super::{Entry, GROUP, HASHES, HEADER, LAYOUT, LINKS, OWNERS, array, links};
+use super::{Entry, GROUP, HASHES, HEADER, LAYOUT, LINKS, OWNERS, REMEMBERED, Stamp, array, links, remembered};
 
 /// Builds one chunk, group by group.
 #[derive(Default)]
@@ -21,6 +21,7 @@ pub struct Builder {
     paths: Vec<u8>,
     names: Vec<u8>,
     targets: Vec<u8>,
+    remembered: Vec<u8>,
     links: Vec<u8>,
 }
 
@@ -84,6 +85,12 @@ impl Builder {
         self.flags |= LINKS;
     }
 
+    /// Of the entry pushed last, the content that had this size and time is remembered.
+    pub fn remember(&mut self, stamp: Stamp) {
+        remembered::write((self.entries() as u32 - 1, stamp), &mut self.remembered);
+        self.flags |= REMEMBERED;
+    }
+
     /// Entries so far.
     pub fn entries(&self) -> usize {
         self.kinds.len()
@@ -104,7 +111,7 @@ impl Builder {
         self.group_count == 0
     }
 
-    fn columns(&self) -> [&[u8]; 15] {
+    fn columns(&self) -> [&[u8]; 16] {
         [
             &self.groups,
             &self.kinds,
@@ -120,6 +127,7 @@ impl Builder {
             &self.paths,
             &self.names,
             &self.targets,
+            &self.remembered,
             &self.links,
         ]
     }
@@ -142,7 +150,7 @@ impl Builder {
             out.extend_from_slice(column);
         }
         self.group_count = 0;
-        self.flags &= !LINKS;
+        self.flags &= !(LINKS | REMEMBERED);
         for column in [
             &mut self.groups,
             &mut self.kinds,
@@ -158,6 +166,7 @@ impl Builder {
             &mut self.paths,
             &mut self.names,
             &mut self.targets,
+            &mut self.remembered,
             &mut self.links,
         ] {
             column.clear();

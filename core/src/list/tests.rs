@@ -128,3 +128,40 @@ fn a_partial_group_is_whole_and_alone_tells_what_is_gone() {
         assert!(alone(WHOLE | PARTIAL, 0, known).is_err(), "{known:?}");
     }
 }
+
+#[test]
+fn what_is_remembered_comes_back_beside_links_and_only_in_its_chunk() {
+    let stamp = |n: u64| Stamp {
+        size: n << 40,
+        mtime_s: -(n as i64),
+        mtime_ns: 999_999_990 + n as u32,
+    };
+    let mut builder = Builder::new(0);
+    for linked in [false, true] {
+        builder.begin_group(b"d", FIRST | LAST, 0);
+        for n in 0..5 {
+            builder.push(&entry(&[b'a' + n], REGULAR, b""));
+            if n % 2 == 1 {
+                builder.remember(stamp(n.into()));
+            }
+            if linked && n > 2 {
+                builder.link(7);
+            }
+        }
+        let expected = builder.len();
+        let payload = builder.finish();
+        assert_eq!(payload.len(), expected);
+        // But for the last of several links, whose number is not said.
+        for len in (0..payload.len()).filter(|len| *len + 8 != payload.len() || !linked) {
+            assert!(Chunk::parse_untrusted(payload[..len].to_vec()).is_err(), "{len}");
+        }
+        let chunk = Chunk::parse_untrusted(payload).expect("valid");
+        for n in 0..5 {
+            assert_eq!(chunk.remembered_of(n), (n % 2 == 1).then(|| stamp(n.into())));
+        }
+        assert_eq!(chunk.links().len(), if linked { 2 } else { 0 });
+    }
+    builder.begin_group(b"d", FIRST | LAST, 0);
+    let chunk = Chunk::parse_untrusted(builder.finish()).expect("valid");
+    assert_eq!(chunk.flags(), 0);
+}

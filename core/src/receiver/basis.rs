@@ -11,7 +11,7 @@ use super::apply::target;
 use super::large::{Basis, Large, Partial};
 use super::pieces::store;
 use super::state::Pending;
-use crate::beneath::{self, lock};
+use crate::beneath::{self, Meta, lock};
 use crate::buffer;
 use crate::holes;
 use crate::piece::{self, PIECE};
@@ -44,18 +44,27 @@ pub fn answer(shared: &Shared, chunk: u32, index: u32, partial: Option<Vec<u8>>)
     if shared.stopped() {
         return;
     }
-    let basis = open(shared, &pending, index).ok();
-    let basis = basis.filter(|basis| basis.size > 0 && worth_signing(basis));
     let held = partial.as_ref().map(|partial| partial.held.clone());
-    if let Some(basis) = basis {
-        say_pieces(shared, (chunk, index), held.as_deref(), true);
-        return sign(shared, &pending, index, partial, basis);
+    let file = (chunk, index);
+    if let Some((basis, meta)) = open(shared, &pending, index).ok().filter(|(basis, _)| basis.size > 0) {
+        if is_remembered(shared, &pending, index, &meta) {
+            say_pieces(shared, file, held.as_deref(), true);
+            shared.queue.signed(0);
+            keep(shared, file, &Arc::new(Large::with(partial, Some(basis), 0)));
+            let mut payload = Vec::new();
+            signature::encode_remembered(file, &mut payload);
+            return shared.out.event(("basis", 0, Some(payload)));
+        }
+        if worth_signing(&basis) {
+            say_pieces(shared, file, held.as_deref(), true);
+            return sign(shared, &pending, index, partial, basis);
+        }
     }
     shared.queue.signed(0);
-    keep(shared, (chunk, index), &Arc::new(Large::with(partial, None, 0)));
+    keep(shared, file, &Arc::new(Large::with(partial, None, 0)));
     match held {
-        Some(_) => say_pieces(shared, (chunk, index), held.as_deref(), false),
-        None => send_part(shared, (chunk, index), &unsigned(0), 0, (&[], &[]), true),
+        Some(_) => say_pieces(shared, file, held.as_deref(), false),
+        None => send_part(shared, file, &unsigned(0), 0, (&[], &[]), true),
     }
 }
 
@@ -76,23 +85,32 @@ fn say_pieces(shared: &Shared, file: (u32, u32), held: Option<&[(u32, [u8; 32])]
 }
 
 /// The old file that stands where the wanted one goes.
-fn open(shared: &Shared, pending: &Pending, index: u32) -> io::Result<Basis> {
+fn open(shared: &Shared, pending: &Pending, index: u32) -> io::Result<(Basis, Meta)> {
     let (_, name, _) = target(shared, pending, index);
     let dir = pending.dir(shared, index)?;
     let (file, meta) = beneath::open_read_at(&*dir, name)?;
     // What is not signed is not copied from.
     let size = meta.size.min(signature::SIGNED_MAX);
-    Ok(Basis { file, size })
+    Ok((Basis { file, size }, meta))
 }
 
-/// Whether a basis holds so much that its signature is small beside it: that of a file of hardly more than holes is not.
+/// Whether a basis looks like what the sender remembers of it. Where it is something else, what is made from it does not
+/// fit its hash, and comes again.
+fn is_remembered(shared: &Shared, pending: &Pending, index: u32, meta: &Meta) -> bool {
+    pending.chunk.remembered_of(index).is_some_and(|stamp| {
+        let time = shared.same_time((stamp.mtime_s, stamp.mtime_ns), (meta.mtime_s, meta.mtime_ns));
+        time && stamp.size == meta.size && meta.size <= signature::SIGNED_MAX
+    })
+}
+
+/// Whether a basis holds so much that its signature is small beside it.
 fn worth_signing(basis: &Basis) -> bool {
-    let signature = 20 * signature::block_count(basis.size, signature::block_len(basis.size));
+    let blocks = signature::block_count(basis.size, signature::block_len(basis.size));
     let holds = match holes::may_have(&basis.file, basis.size) {
         true => holes::allocated(&basis.file).unwrap_or(basis.size),
         false => basis.size,
     };
-    signature <= holds / 8 + 1024
+    signature::is_small(blocks, holds)
 }
 
 /// A signature in the making: workers take stretches of the basis, which go out in order, and between them apply what

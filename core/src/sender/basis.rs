@@ -10,6 +10,7 @@ use crate::list::Chunk;
 use crate::piece::{self, PIECE};
 use crate::profile::{Profile, Stage};
 use crate::signature::{self, Kind, Signature, SignatureBuilder, Value};
+use crate::tree::signatures::Remembered;
 
 use super::Violation;
 use super::queue::Batch;
@@ -65,8 +66,9 @@ impl Drop for Share {
     }
 }
 
-/// The signature of one basis, which grows while the file is already being sent.
+/// The signature of one basis: it grows while the file is already being sent, or is remembered.
 pub struct Basis {
+    remembered: Option<Arc<Signature>>,
     parts: Mutex<SignatureBuilder>,
     complete: AtomicBool,
     /// Of the complete signature; made by the reader that first wants it.
@@ -75,6 +77,16 @@ pub struct Basis {
 }
 
 impl Basis {
+    fn new(remembered: Option<Arc<Signature>>, held: &Arc<AtomicUsize>) -> Self {
+        Self {
+            complete: AtomicBool::new(remembered.is_some()),
+            remembered,
+            parts: Mutex::default(),
+            matcher: OnceLock::new(),
+            share: Share::of(held),
+        }
+    }
+
     /// Takes the next part; whether it was the last one.
     fn part_untrusted(&self, payload: &[u8]) -> Result<bool, Violation> {
         self.share.add_untrusted(payload.len())?;
@@ -85,6 +97,9 @@ impl Basis {
 
     /// The signature as far as it came. The matcher is made under the lock, so that none sees it half moved there.
     fn seen<T>(&self, look: impl Fn(&Signature) -> T) -> T {
+        if let Some(remembered) = &self.remembered {
+            return look(remembered);
+        }
         if let Some(matcher) = self.matcher.get() {
             return look(matcher.signature());
         }
@@ -113,6 +128,14 @@ impl Basis {
         self.seen(|seen| seen.has(offset, len, values))
     }
 
+    /// The weak sums of these blocks, when they are where they were.
+    pub fn weak_of(&self, offset: u64, len: u64, values: &[Value]) -> Option<Vec<u32>> {
+        self.seen(|seen| {
+            let known = seen.weak_at(offset, values.len());
+            (known.len() == values.len() && seen.has(offset, len, values)).then(|| known.to_vec())
+        })
+    }
+
     /// What finds its blocks anywhere, when it is complete.
     fn matcher(&self) -> Option<&Matcher> {
         if !self.is_complete() {
@@ -122,7 +145,10 @@ impl Basis {
             return Some(matcher);
         }
         let mut parts = lock(&self.parts);
-        let make = || Matcher::new(std::mem::take(&mut *parts).into_signature());
+        let make = || match &self.remembered {
+            Some(remembered) => Matcher::new(Arc::clone(remembered)),
+            None => Matcher::new(std::mem::take(&mut *parts).into_signature()),
+        };
         Some(self.matcher.get_or_init(make))
     }
 }
@@ -170,30 +196,32 @@ impl Bases {
         }
     }
 
-    /// Takes a BASIS; the file, when enough is there to begin with it: all, or for a large one a part of the signature.
-    pub fn take_untrusted(&mut self, payload: &[u8]) -> Result<Option<Rebuild>, Violation> {
+    /// Takes a BASIS, and what is remembered of its file; the file, when enough is there to begin with it: all, or for a large one a part of the signature.
+    pub fn take_untrusted(
+        &mut self,
+        payload: &[u8],
+        remembered: Option<Arc<Remembered>>,
+    ) -> Result<Option<Rebuild>, Violation> {
         let (n, index, kind) = signature::peek_untrusted(payload)?;
         let awaited = self
             .awaited
             .get_mut(&(n, index))
             .ok_or("a BASIS for what none was announced")?;
         let size = awaited.chunk.entry(index).size;
-        let mut last = kind == Kind::Pieces;
+        let mut last = matches!(kind, Kind::Pieces | Kind::Remembered);
         match kind {
             Kind::Signature => {
                 let held = &self.held;
-                let basis = awaited.basis.get_or_insert_with(|| {
-                    Arc::new(Basis {
-                        parts: Mutex::default(),
-                        complete: AtomicBool::new(false),
-                        matcher: OnceLock::new(),
-                        share: Share::of(held),
-                    })
-                });
+                let basis = awaited.basis.get_or_insert_with(|| Arc::new(Basis::new(None, held)));
                 last = basis.part_untrusted(payload)?;
             }
             _ if awaited.basis.is_some() => {
-                return Err("pieces behind a signature that has begun");
+                return Err("another BASIS behind a signature that has begun");
+            }
+            Kind::Remembered => {
+                let remembered = remembered.ok_or("a BASIS of what is not remembered")?;
+                let signature = Some(Arc::clone(&remembered.signature));
+                awaited.basis = Some(Arc::new(Basis::new(signature, &self.held)));
             }
             _ => {
                 awaited.share.add_untrusted(payload.len())?;
@@ -230,12 +258,7 @@ mod tests {
             let whole = Signature::of(&data, 1024);
             let mut part = Vec::new();
             signature::encode_part((0, 0), &whole, 0, &weak, &values, true, &mut part);
-            let basis = Basis {
-                parts: Mutex::default(),
-                complete: AtomicBool::new(false),
-                matcher: OnceLock::new(),
-                share: Share::of(&Arc::default()),
-            };
+            let basis = Basis::new(None, &Arc::default());
             assert_eq!(basis.part_untrusted(&part), Ok(true));
             std::thread::scope(|scope| {
                 scope.spawn(|| basis.matcher().map(|matcher| matcher.signature().basis_size));

@@ -2,30 +2,29 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::os::fd::BorrowedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{JoinHandle, Scope};
 use std::time::Instant;
 
-use crate::beneath::lock;
+use crate::beneath::{Meta, lock};
 use crate::buffer;
 use crate::compress;
 use crate::list::{self, u32_at, u64_at};
 use crate::profile::{Profile, Stage};
 use crate::signature::{self, Kind};
+use crate::tree::signatures::Signatures;
 use crate::wake::Wake;
-use crate::walk::names::Names;
-use crate::walk::{self, Lens, Part, Sink, Walk};
+use crate::walk::{self, Walk};
 
 use super::Violation;
 use super::basis::{Bases, Known};
 use super::counters::Counters;
-use super::jobs::{Job, Jobs};
 use super::link::{Compress, Link};
 use super::listing::{Listing, Next};
-use super::names::{Firsts, Groups};
+use super::memo::Memo;
+use super::names::Firsts;
 use super::queue::{self, Queue, Work};
 use super::read;
 use super::source::Source;
@@ -43,10 +42,6 @@ pub type Failure = (&'static str, Vec<u8>, i32, String);
 pub struct Settings {
     /// What to leave out, and whether to hash.
     pub walk: walk::Options,
-    /// The paths to list; None: everything.
-    pub looks: Option<Vec<u8>>,
-    /// Is told of everything that a list of everything finds.
-    pub tee: Option<Box<dyn Sink + Send>>,
     /// Chunks carry numeric owners.
     pub owners: bool,
     /// Chunks say which entries are names of one file.
@@ -59,6 +54,8 @@ pub struct Settings {
     pub windows: (u64, u64),
     /// Time is to be measured.
     pub profile: bool,
+    /// What is remembered of files that were sent before.
+    pub signatures: Option<Arc<Signatures>>,
     /// What the user asked for.
     pub compress: Compress,
     /// The link is long.
@@ -79,9 +76,6 @@ pub struct Engine {
     pub wake: Arc<Wake>,
     /// The list.
     pub listing: Listing,
-    jobs: Jobs,
-    /// What was listed by name.
-    names: Mutex<Names>,
     link: Arc<Link>,
     settings: Settings,
     /// Readers at work.
@@ -110,7 +104,7 @@ struct Peer {
 
 impl Engine {
     /// An engine at rest.
-    pub fn new(source: Source, mut settings: Settings, wake: Wake) -> Self {
+    pub fn new(source: Source, settings: Settings, wake: Wake) -> Self {
         let mut flags = 0;
         if source.single().is_some() {
             flags |= list::SINGLE;
@@ -126,21 +120,19 @@ impl Engine {
         let (list_window, data_window) = settings.windows;
         let profile = Arc::new(Profile::new(settings.profile));
         let link = Arc::new(Link::new(settings.compress, settings.far, settings.threads));
-        let looks = settings.looks.take();
         Self {
             source,
             queue: Queue::new(settings.batch_max, data_window),
             counters: Counters::default(),
             listing: Listing::new(
                 flags,
-                settings.hard_links.then(|| Groups::new(looks.is_some())),
+                settings.hard_links,
                 list_window,
                 Arc::clone(&link),
                 Arc::clone(&profile),
                 Box::new(move || ready.signal()),
-            ),
-            jobs: Jobs::new(looks),
-            names: Mutex::default(),
+            )
+            .remembering(settings.signatures.clone()),
             link,
             profile,
             wake,
@@ -152,6 +144,11 @@ impl Engine {
             failure: Mutex::default(),
             threads: Mutex::default(),
         }
+    }
+
+    /// A signature to make while a file is read, at `path` and of so many bytes in storage.
+    pub fn memo(&self, path: Vec<u8>, meta: &Meta, allocated: u64) -> Option<Memo> {
+        Memo::new(self.settings.signatures.as_ref()?, path, meta, allocated)
     }
 
     /// Whether it was closed or has failed.
@@ -213,52 +210,23 @@ impl Engine {
         }
     }
 
-    /// Lists what is asked for, until nothing is.
     fn walk(self: &Arc<Self>) {
-        while !self.is_stopped()
-            && let Some(job) = self.jobs.next()
-        {
-            match self.source.single() {
-                Some(single) if job.own => {
-                    let entry = || single.entry(&self.source, self.settings.walk.hashes, &self.stop);
-                    let entry = self.profile.time(Stage::Walk, entry);
-                    self.listing.single(&entry);
-                }
-                // That one file was listed.
-                Some(_) => {}
-                None => self.list(&job),
+        match self.source.single() {
+            Some(single) => {
+                let entry = || single.entry(&self.source, self.settings.walk.hashes, &self.stop);
+                let entry = self.profile.time(Stage::Walk, entry);
+                self.listing.single(&entry);
             }
-            if !self.is_stopped() {
-                self.listing.finish();
-            }
+            None => self.list_tree(),
+        }
+        if !self.is_stopped() {
+            self.listing.finish();
         }
     }
 
-    fn list(&self, job: &Job) {
+    fn list_tree(&self) {
         let root = self.source.handles.root();
-        let lens = Lens {
-            options: &self.settings.walk,
-            profile: &self.profile,
-            stop: &self.stop,
-        };
-        let mut names = lock(&self.names);
-        let starts = self.profile.time(Stage::Walk, || {
-            job.ask(&mut names, &lens);
-            names.look(root, lens, &self.listing)
-        });
-        if starts.is_empty() {
-            return;
-        }
-        let everything = starts.iter().any(|start| start.path.is_empty());
-        if everything && !job.own {
-            self.listing.again();
-        }
-        let tee = Tee(
-            self.settings.tee.as_deref().filter(|_| everything && job.own),
-            &self.listing,
-        );
-        let sink: &dyn Sink = if tee.0.is_some() { &tee } else { &self.listing };
-        let walk = Walk::at(starts, root, &self.settings.walk, sink, &self.profile, &self.stop);
+        let walk = Walk::new(root, &self.settings.walk, &self.listing, &self.profile, &self.stop);
         // One walker is enough to end the walk.
         std::thread::scope(|scope| self.walker(&walk, scope));
     }
@@ -332,13 +300,9 @@ impl Engine {
         if let Err(e) = self.spawn("read", Self::read)
             && first
         {
-            self.no_thread(&e);
+            let errno = e.raw_os_error().unwrap_or(0);
+            self.fail(("internal", Vec::new(), errno, "starting a thread".to_owned()));
         }
-    }
-
-    fn no_thread(&self, e: &io::Error) {
-        let errno = e.raw_os_error().unwrap_or(0);
-        self.fail(("internal", Vec::new(), errno, "starting a thread".to_owned()));
     }
 
     /// The next of the list. `idle`: see `Listing::next`.
@@ -386,16 +350,6 @@ impl Engine {
         self.grow();
     }
 
-    /// A LOOK.
-    pub fn look_untrusted(self: &Arc<Self>, payload: &[u8]) -> Result<(), Violation> {
-        let idle = self.jobs.look_untrusted(payload)?;
-        self.listing.resume();
-        if idle && let Err(e) = self.spawn("walk", Self::walk) {
-            self.no_thread(&e);
-        }
-        Ok(())
-    }
-
     /// A WANT.
     pub fn want_untrusted(self: &Arc<Self>, n: u32, payload: &[u8]) -> Result<(), Violation> {
         let mut peer = lock(&self.peer);
@@ -433,7 +387,10 @@ impl Engine {
         if kind == Kind::Nothing {
             return self.unlinked_untrusted(n, index, &mut peer);
         }
-        if let Some(rebuild) = peer.bases.take_untrusted(payload)? {
+        let remembered = (kind == Kind::Remembered)
+            .then(|| self.listing.remembered(n, index))
+            .flatten();
+        if let Some(rebuild) = peer.bases.take_untrusted(payload, remembered)? {
             self.queue.rebuild(Box::new(rebuild));
         } else {
             self.queue.look_again();
@@ -523,23 +480,5 @@ impl Engine {
     pub fn counted(&self) -> [(&'static str, u64); 12] {
         let busy = self.busy.load(Ordering::Relaxed);
         self.counters.table(self.listing.progress(), self.queue.sent(), busy)
-    }
-}
-
-/// A walk's parts go to both. What the first makes of them is its own affair: the list is to be complete.
-struct Tee<'a>(Option<&'a (dyn Sink + Send)>, &'a Listing);
-
-impl Sink for Tee<'_> {
-    fn enter(&self, path: &[u8], fd: BorrowedFd<'_>) {
-        if let Some(tee) = self.0 {
-            tee.enter(path, fd);
-        }
-    }
-
-    fn part(&self, part: &Part<'_>) -> bool {
-        if let Some(tee) = self.0 {
-            tee.part(part);
-        }
-        self.1.part(part)
     }
 }

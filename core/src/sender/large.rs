@@ -17,6 +17,7 @@ use crate::signature::{self, Signature, Value};
 
 use super::basis::Known;
 use super::engine::Engine;
+use super::memo::Memo;
 use super::read::{self, Trouble};
 
 /// With a basis a reader takes so many pieces in a row: a match found at the end of one goes on in the next, and small
@@ -39,6 +40,7 @@ pub struct Large {
     /// It takes less space than its size: its holes are looked for.
     sparse: bool,
     known: Known,
+    memo: Option<Memo>,
     state: Mutex<State>,
     /// Pieces in a row in which nothing of the basis was found.
     barren: AtomicU32,
@@ -69,11 +71,17 @@ pub enum Next {
 
 impl Large {
     /// Begins to send an open file that is larger than a piece.
-    pub fn new(n: u32, index: u32, file: OwnedFd, meta: Meta, known: Known) -> Result<Self, Trouble> {
+    pub fn new(
+        (n, index): (u32, u32),
+        file: OwnedFd,
+        meta: Meta,
+        sparse: bool,
+        known: Known,
+        memo: Option<Memo>,
+    ) -> Result<Self, Trouble> {
         let pieces = u32::try_from(piece::count(meta.size)).map_err(|_| Trouble::too_large())?;
         #[cfg(target_os = "linux")]
         let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::Sequential);
-        let sparse = holes::may_have(&file, meta.size);
         Ok(Self {
             n,
             index,
@@ -82,6 +90,7 @@ impl Large {
             pieces,
             sparse,
             known,
+            memo,
             state: Mutex::default(),
             barren: AtomicU32::new(0),
         })
@@ -127,7 +136,7 @@ impl Large {
         let basis = self.known.basis.as_ref();
         let mut run = Run {
             engine,
-            matcher: self.known.matcher(&engine.profile).cloned(),
+            matcher: None,
             piece: Vec::new(),
             tokens: Vec::new(),
             out: Vec::new(),
@@ -231,14 +240,8 @@ impl Large {
         let read = read::append(&self.file, &mut run.piece, offset, len, self.sparse)?;
         let gaps = holes::within(read, len);
         let data = &run.piece[record::HEADER..];
-        let (own, value) = profile.time(Stage::Hash, || match &self.known.basis {
-            None => (Vec::new(), piece::chaining_value(data, number, self.meta.size)),
-            Some(basis) => {
-                let own = signature::values(data, offset, basis.known().0);
-                let value = signature::merged(&own, len as u64, basis.known().0);
-                (own, value)
-            }
-        });
+        let Sums { own, noted, value } = profile.time(Stage::Hash, || self.sums(data, offset));
+        let weak = profile.time(Stage::Sign, || self.weak(data, offset, &own));
         let Some((mut encoding, mut stats)) = self.encode(number, &value, &own, run)? else {
             lock(&self.state).missed.insert(number);
             return Ok(());
@@ -265,8 +268,40 @@ impl Large {
             ..read::header(self.n, self.index, &self.meta)
         };
         run.emit(self.n, &header, len);
+        if let Some(memo) = &self.memo {
+            memo.add(offset, &weak, &noted);
+        }
         lock(&self.state).values.add(number, value, self.pieces);
         Ok(())
+    }
+
+    /// Hashes a piece once, by the shortest blocks that anything needs.
+    fn sums(&self, data: &[u8], offset: u64) -> Sums {
+        let basis = self.known.basis.as_ref().map(|basis| basis.known().0);
+        let memo = self.memo.as_ref().map(Memo::block_len);
+        let size = data.len() as u64;
+        let Some(shortest) = basis.into_iter().chain(memo).min() else {
+            return Sums {
+                value: piece::chaining_value(data, (offset / PIECE as u64) as u32, self.meta.size),
+                ..Sums::default()
+            };
+        };
+        let values = signature::values(data, offset, shortest);
+        let of = |block_len: u32| signature::coarser(&values, size, shortest, block_len);
+        Sums {
+            own: basis.map(of).unwrap_or_default(),
+            noted: memo.map(of).unwrap_or_default(),
+            value: signature::merged(&values, size, shortest),
+        }
+    }
+
+    /// The weak sums of a piece's blocks for the memory; those of the basis, where it has the same blocks.
+    fn weak(&self, data: &[u8], offset: u64, own: &[Value]) -> Vec<u32> {
+        let Some(memo) = &self.memo else { return Vec::new() };
+        let basis = self.known.basis.as_ref();
+        let same = basis.filter(|basis| basis.known().0 == memo.block_len());
+        same.and_then(|basis| basis.weak_of(offset, data.len() as u64, own))
+            .unwrap_or_else(|| signature::weak(data, memo.block_len()))
     }
 
     /// Says how to send the piece in `run`, whose hash is `value` and whose blocks' are `own`, and what of it is literal;
@@ -297,6 +332,9 @@ impl Large {
             self.barren.store(0, Ordering::Relaxed);
             delta::copy(offset, len as u32, &mut run.tokens);
             return Ok(Some((record::DELTA, all(false))));
+        }
+        if run.matcher.is_none() {
+            run.matcher = self.known.matcher(&run.engine.profile).cloned();
         }
         let Some(matcher) = &mut run.matcher else {
             return Ok(None);
@@ -357,6 +395,9 @@ impl Large {
             },
             None => {
                 engine.counters.file();
+                if let Some(memo) = &self.memo {
+                    memo.keep();
+                }
                 Record {
                     kind: record::END,
                     hash: values.file_hash(self.meta.size),
@@ -368,6 +409,14 @@ impl Large {
         header.write(&mut out);
         engine.emit(self.n, out, 1);
     }
+}
+
+/// The values of a piece: of its blocks, as long as those of the basis and of the memory, and its own.
+#[derive(Default)]
+struct Sums {
+    own: Vec<Value>,
+    noted: Vec<Value>,
+    value: Value,
 }
 
 /// Pieces that one reader reads in a row.

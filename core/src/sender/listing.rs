@@ -4,10 +4,11 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::beneath::lock;
+use crate::beneath::{self, lock};
 use crate::compress;
 use crate::list::{self, Builder, Chunk, Entry};
 use crate::profile::{Profile, Stage};
+use crate::tree::signatures::{Remembered, Signatures};
 use crate::walk::{Part, Sink};
 
 use super::Violation;
@@ -30,14 +31,19 @@ pub struct Held {
     payload: Vec<u8>,
     entries: usize,
     chunk: Option<Arc<Chunk>>,
+    memories: Memories,
 }
 
-/// The list so far: chunks, entries, BLAKE3 over the payloads in order.
+/// What is remembered of entries of a chunk, by index.
+type Memories = Vec<(u32, Arc<Remembered>)>;
+
+/// The whole list: chunks, entries, BLAKE3 over the payloads in order.
 pub type Total = (u32, u64, [u8; 32]);
 
 /// The list of one session.
 pub struct Listing {
     state: Mutex<State>,
+    signatures: Option<Arc<Signatures>>,
     link: Arc<Link>,
     room: Condvar,
     profile: Arc<Profile>,
@@ -46,6 +52,8 @@ pub struct Listing {
 
 struct State {
     builder: Builder,
+    /// Of the entries in `builder`.
+    memories: Memories,
     /// None: hard links are not asked for.
     groups: Option<Groups>,
     target: usize,
@@ -57,35 +65,28 @@ struct State {
     hasher: blake3::Hasher,
     /// Chunks by number; None: forgotten.
     chunks: Vec<Option<Held>>,
-    /// What waits for `next`.
-    queue: VecDeque<Out>,
+    /// Chunks that wait for `next`.
+    queue: VecDeque<Vec<u8>>,
     taken: u32,
-    /// Ends that are to come.
-    ends: u32,
-    /// The list up to the end that was taken last.
-    ended: Option<Total>,
+    finished: bool,
+    end_taken: bool,
     stopped: bool,
-}
-
-enum Out {
-    Chunk(Vec<u8>),
-    End(Total),
 }
 
 /// What `next` gives.
 pub enum Next {
     /// Chunk number and payload.
     Chunk(u32, Vec<u8>),
-    /// What was asked for is listed.
+    /// The list is complete.
     End,
 }
 
 impl Listing {
-    /// An empty list with these chunk flags, and with hard links when `groups` are asked for. `ready` is called when
-    /// there is something to take.
+    /// An empty list with these chunk flags, and with hard links when they are asked for. `ready` is called when there
+    /// is something to take.
     pub fn new(
         flags: u16,
-        groups: Option<Groups>,
+        hard_links: bool,
         grant: u64,
         link: Arc<Link>,
         profile: Arc<Profile>,
@@ -94,7 +95,8 @@ impl Listing {
         Self {
             state: Mutex::new(State {
                 builder: Builder::new(flags),
-                groups,
+                memories: Memories::new(),
+                groups: hard_links.then(Groups::default),
                 target: TARGET_MIN,
                 flushed: None,
                 grant,
@@ -105,15 +107,22 @@ impl Listing {
                 chunks: Vec::new(),
                 queue: VecDeque::new(),
                 taken: 0,
-                ends: 1,
-                ended: None,
+                finished: false,
+                end_taken: false,
                 stopped: false,
             }),
+            signatures: None,
             link,
             room: Condvar::new(),
             profile,
             ready,
         }
+    }
+
+    /// The list says of which files an earlier content is remembered.
+    pub fn remembering(mut self, signatures: Option<Arc<Signatures>>) -> Self {
+        self.signatures = signatures;
+        self
     }
 
     /// The source is one file: its entry is the whole list. False when stopped.
@@ -155,38 +164,24 @@ impl Listing {
         let pack = || compress::pack(&payload, flags, n, LEVEL);
         let level = self.link.level();
         let packed = level.and_then(|_| self.profile.time(Stage::Compress, pack));
-        let out = packed.unwrap_or_else(|| payload.clone());
-        state.queue.push_back(Out::Chunk(out));
+        state.queue.push_back(packed.unwrap_or_else(|| payload.clone()));
         state.chunks.push(Some(Held {
             payload,
             entries,
             chunk: None,
+            memories: std::mem::take(&mut state.memories),
         }));
         state.target = (state.target * 2).min(TARGET_MAX);
         state.flushed = Some(Instant::now());
     }
 
-    /// More is asked for: one more end is to come.
-    pub fn resume(&self) {
-        lock(&self.state).ends += 1;
-    }
-
-    /// Everything is listed again from here on, so the names of one file, too.
-    pub fn again(&self) {
-        if let Some(groups) = &mut lock(&self.state).groups {
-            groups.again();
-        }
-    }
-
-    /// What was asked for is listed.
+    /// The walk is over.
     pub fn finish(&self) {
         let mut state = lock(&self.state);
         if !state.builder.is_empty() {
             self.flush(&mut state);
         }
-        state.ends -= 1;
-        let total = (state.chunks.len() as u32, state.entries, state.hasher.finalize().into());
-        state.queue.push_back(Out::End(total));
+        state.finished = true;
         drop(state);
         (self.ready)();
     }
@@ -197,35 +192,33 @@ impl Listing {
         self.room.notify_all();
     }
 
-    /// The next chunk, or the end of what was asked for. `idle` is called, under the lock, when there is neither.
+    /// The next chunk, then the end, once. `idle` is called, under the lock, when there is neither.
     pub fn next(&self, idle: impl FnOnce()) -> Option<Next> {
         let mut state = lock(&self.state);
-        match state.queue.pop_front() {
-            Some(Out::Chunk(payload)) => {
-                let n = state.taken;
-                state.taken += 1;
-                Some(Next::Chunk(n, payload))
-            }
-            Some(Out::End(total)) => {
-                state.ended = Some(total);
-                Some(Next::End)
-            }
-            None => {
-                idle();
-                None
-            }
+        if let Some(payload) = state.queue.pop_front() {
+            let n = state.taken;
+            state.taken += 1;
+            return Some(Next::Chunk(n, payload));
         }
+        if state.finished && !state.end_taken {
+            state.end_taken = true;
+            return Some(Next::End);
+        }
+        idle();
+        None
     }
 
-    /// The list as far as the end that was taken last.
+    /// The whole list, once its end was taken.
     pub fn total(&self) -> Option<Total> {
-        lock(&self.state).ended
+        let state = lock(&self.state);
+        let hash = state.hasher.finalize().into();
+        state.end_taken.then_some((state.taken, state.entries, hash))
     }
 
     /// (entries, payload bytes, whether the list is complete) so far.
     pub fn progress(&self) -> (u64, u64, bool) {
         let state = lock(&self.state);
-        (state.entries, state.bytes, state.ends == 0)
+        (state.entries, state.bytes, state.finished)
     }
 
     /// How many chunks were taken.
@@ -253,6 +246,14 @@ impl Listing {
             held.chunk = Some(Arc::new(chunk));
         }
         held.chunk.clone()
+    }
+
+    /// What the list said is remembered of entry `index` of chunk `n`.
+    pub fn remembered(&self, n: u32, index: u32) -> Option<Arc<Remembered>> {
+        let state = lock(&self.state);
+        let memories = &state.chunks.get(n as usize)?.as_ref()?.memories;
+        let at = memories.binary_search_by_key(&index, |memory| memory.0).ok()?;
+        Some(Arc::clone(&memories[at].1))
     }
 
     /// The receiver wants nothing more of chunk `n`.
@@ -287,17 +288,28 @@ impl Sink for Listing {
         let Some(mut state) = self.wait_room() else {
             return false;
         };
-        let State { builder, groups, .. } = &mut *state;
+        let signatures = self.signatures.as_ref().filter(|signatures| !signatures.is_empty());
+        let State {
+            builder,
+            memories,
+            groups,
+            ..
+        } = &mut *state;
         builder.begin_group(part.path, part.flags, part.errno);
         for (entry, linked) in part.entries().zip(part.linked()) {
             builder.push(&entry);
             if let (Some(groups), Some(linked)) = (&mut *groups, linked) {
-                builder.link(groups.number(entry.kind, linked));
+                builder.link(groups.number(linked));
+            }
+            if let Some(signatures) = signatures
+                && entry.kind == list::REGULAR
+                && let Some(memory) = signatures.before(&beneath::join(part.path, entry.name), &entry.stamp())
+            {
+                builder.remember(memory.stamp);
+                memories.push((builder.entries() as u32 - 1, memory));
             }
         }
-        // The few names of a partial list are told of in one go.
-        let first = part.flags & list::PARTIAL == 0;
-        let idle = state.queue.is_empty() && state.flushed.map_or(first, |at| at.elapsed() >= FLUSH_AFTER);
+        let idle = state.queue.is_empty() && state.flushed.is_none_or(|at| at.elapsed() >= FLUSH_AFTER);
         if !idle && state.builder.len() < state.target {
             return true;
         }

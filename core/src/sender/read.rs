@@ -20,6 +20,7 @@ use crate::signature;
 use super::basis::Known;
 use super::engine::Engine;
 use super::large::Large;
+use super::memo::Memo;
 use super::queue::Batch;
 
 /// How often a file that changes while it is read is read.
@@ -186,8 +187,11 @@ impl Filling<'_> {
         let mut tries = 0;
         loop {
             let (file, meta) = self.open(index)?;
+            let sparse = holes::may_have(&file, meta.size);
+            let memo = self.memo(index, &file, &meta, sparse);
             if meta.size > piece::PIECE as u64 {
-                let large = Large::new(self.batch.n, index, file, meta, std::mem::take(&mut self.known))?;
+                let known = std::mem::take(&mut self.known);
+                let large = Large::new((self.batch.n, index), file, meta, sparse, known, memo)?;
                 self.engine.queue.share(Arc::new(large));
                 return Ok(());
             }
@@ -195,13 +199,12 @@ impl Filling<'_> {
             self.flush(record::HEADER + len);
             let at = self.out.len();
             self.out.resize(at + record::HEADER, 0);
-            let sparse = holes::may_have(&file, meta.size);
             let read = append(&file, &mut self.out, 0, len, sparse);
             let after = beneath::stat(&file)?;
             if after == meta
                 && let Ok(holes) = &read
             {
-                self.whole(index, &meta, at, holes);
+                self.whole(index, &meta, at, holes, memo);
                 return Ok(());
             }
             self.out.truncate(at);
@@ -214,7 +217,22 @@ impl Filling<'_> {
         }
     }
 
-    fn whole(&mut self, index: u32, meta: &Meta, at: usize, holes: &[Range<usize>]) {
+    /// What is to be remembered of a file, unless this is the first that its receiver gets of it.
+    fn memo(&self, index: u32, file: &OwnedFd, meta: &Meta, sparse: bool) -> Option<Memo> {
+        let changed = self.known.basis.is_some() || !self.known.pieces.is_empty();
+        let path = || {
+            let chunk = &self.batch.chunk;
+            beneath::join(chunk.path(chunk.group_of(index)), chunk.entry(index).name)
+        };
+        let allocated = if sparse {
+            holes::allocated(file).unwrap_or(meta.size)
+        } else {
+            meta.size
+        };
+        self.engine.memo(changed.then(path)?, meta, allocated)
+    }
+
+    fn whole(&mut self, index: u32, meta: &Meta, at: usize, holes: &[Range<usize>], memo: Option<Memo>) {
         let profile = &self.engine.profile;
         let data = &self.out[at + record::HEADER..];
         let hash = profile.time(Stage::Hash, || piece::hash(data));
@@ -232,6 +250,11 @@ impl Filling<'_> {
             if tokens.len() < data.len() {
                 (encoding, stats) = (record::DELTA, matched);
             }
+        }
+        if let Some(memo) = memo {
+            let (weak, values) = profile.time(Stage::Hash, || signature::sign(data, 0, memo.block_len()));
+            memo.add(0, &weak, &values);
+            memo.keep();
         }
         if !holes.is_empty() {
             let mut punched = Vec::new();

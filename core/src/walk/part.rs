@@ -3,8 +3,6 @@
 use crate::beneath::Meta;
 use crate::list::{self, Entry};
 
-use super::one::Content;
-
 /// A part holds at most so many entries, so that a huge directory flows in bounded memory.
 pub(super) const PART_ENTRIES: usize = 1024;
 /// And so many bytes of names and targets.
@@ -59,8 +57,6 @@ struct Item {
     target_len: u16,
     text: u32,
     hash: [u8; 32],
-    /// A directory that is listed whole behind a PARTIAL group that names it.
-    deep: bool,
 }
 
 impl Found {
@@ -71,10 +67,7 @@ impl Found {
         Entry {
             kind: item.kind,
             mode: meta.map_or(0, |m| m.mode),
-            size: match (item.kind, meta) {
-                (list::REGULAR, Some(meta)) => meta.size,
-                _ => item.deep.into(),
-            },
+            size: meta.map_or(0, |m| if item.kind == list::REGULAR { m.size } else { 0 }),
             mtime_s: meta.map_or(0, |m| m.mtime_s),
             mtime_ns: meta.map_or(0, |m| m.mtime_ns),
             uid: meta.map_or(0, |m| m.uid),
@@ -85,26 +78,17 @@ impl Found {
         }
     }
 
-    /// What `name` stands for; "" is the root itself.
-    pub(super) fn push(&mut self, meta: Option<Meta>, name: &[u8], content: &Content) {
+    pub(super) fn push(&mut self, kind: u8, meta: Option<Meta>, name: &[u8], target: &[u8], hash: [u8; 32]) {
         self.items.push(Item {
-            kind: content.kind,
+            kind,
             meta,
             name_len: name.len() as u16,
-            target_len: content.target.len() as u16,
+            target_len: target.len() as u16,
             text: self.text.len() as u32,
-            hash: content.hash,
-            deep: false,
+            hash,
         });
         self.text.extend_from_slice(name);
-        self.text.extend_from_slice(&content.target);
-    }
-
-    /// The directory pushed last is listed whole behind the group.
-    pub(super) fn deepen(&mut self) {
-        if let Some(item) = self.items.last_mut() {
-            item.deep = true;
-        }
+        self.text.extend_from_slice(target);
     }
 
     pub(super) fn clear(&mut self) {
