@@ -58,6 +58,9 @@ class Sender:
     Windows are in bytes, cumulative grants as ``grant`` gives them.
     ``compress`` is "never", "auto" (where the link turns out slower than packing; a ``far`` one is taken for slow until
     it is measured) or "always"; what a sample shows not to shrink goes as it is.
+    ``looks`` (docs/protocol.md, LOOK; a Buffer is left as it is) are the paths to list, in PARTIAL groups: each is
+    looked at afresh, with the directories on the way to it; what is excluded is passed over.  When none is left the
+    list has no chunk.  None: everything.  A root that is one file is listed in any case.  Raises ValueError.
     ``signatures``: files that change again and again are remembered there, so that a receiver that holds them as they
     were sent need not sign them.
     """
@@ -78,19 +81,24 @@ class Sender:
         far: bool,
         wake_fd: int,
         profile: bool = False,
+        looks: Buffer | bytes | None = None,
         signatures: Signatures | None = None,
     ) -> None: ...
     def start(self) -> None:
-        """Begin to walk.  Once."""
+        """Begin to list.  Once."""
+
+    def look_untrusted(self, payload: Buffer) -> None:
+        """The receiver's LOOK: list these paths too, but not again what was listed by name or with what is above it,
+        and then one more "list-end".  The root with everything below it is listed again."""
 
     def next_control(self) -> Event | None:
-        """The next "list" event, in order; then once ("list-end", 0, None); None while there is none."""
+        """The next "list" event, in order, or ("list-end", 0, None), once and for each LOOK; None: none is there."""
 
     def next_data(self) -> Event | None:
         """The next ("data", 0, payload); None while there is none or the receiver's data window is used up."""
 
     def list_total(self) -> tuple[int, int, bytes]:
-        """(chunks, entries, hash) of the whole list; valid once "list-end" came out."""
+        """(chunks, entries, hash) of the list up to the "list-end" that came out last."""
 
     def want_all(self) -> None:
         """The receiver's root is missing or empty: take every regular file of every chunk as wanted, without WANT; of

@@ -93,6 +93,14 @@ impl Drop for Buffer {
     }
 }
 
+/// A copy of what a Buffer or bytes hold.
+pub fn copy(payload: &Bound<'_, PyAny>) -> PyResult<Vec<u8>> {
+    match payload.cast::<Buffer>() {
+        Ok(buffer) => Ok(buffer.borrow().memory.clone()),
+        Err(_) => payload.extract(),
+    }
+}
+
 #[pymethods]
 impl Buffer {
     #[new]

@@ -5,6 +5,7 @@
 pub mod basis;
 pub mod counters;
 pub mod engine;
+pub mod jobs;
 pub mod large;
 pub mod link;
 pub mod listing;
@@ -23,7 +24,7 @@ use pyo3::types::{IntoPyDict, PyBytes, PyDict};
 
 use crate::buffer::{self, Buffer};
 use crate::filter::Filter;
-use crate::tree::signatures;
+use crate::tree::{looks, signatures};
 use crate::wake::Wake;
 use crate::walk::Options;
 use crate::{EngineClosed, PeerViolation};
@@ -97,7 +98,7 @@ impl Sender {
     #[pyo3(signature = (
         root, *, filters, hashes, owners, hard_links, threads, batch_max, list_window, data_window, compress, far,
         wake_fd,
-        profile = false, signatures = None
+        profile = false, looks = None, signatures = None
     ))]
     #[allow(clippy::too_many_arguments, reason = "keywords of the Python constructor")]
     fn new(
@@ -115,16 +116,24 @@ impl Sender {
         far: bool,
         wake_fd: i32,
         profile: bool,
+        looks: Option<&Bound<'_, PyAny>>,
         signatures: Option<&Signatures>,
     ) -> PyResult<Self> {
         if threads == 0 || batch_max == 0 {
             return Err(PyValueError::new_err("threads and batch_max are at least 1"));
         }
+        let looks = looks.map(buffer::copy).transpose()?;
+        if let Some(looks) = &looks {
+            looks::each_untrusted(looks).map_err(PyValueError::new_err)?;
+        }
         let settings = Settings {
             walk: Options {
                 filter: Filter::new(&filters).map_err(|e| PyValueError::new_err(e.message()))?,
                 hashes,
+                known: None,
             },
+            looks,
+            tee: None,
             owners,
             hard_links,
             threads,
@@ -175,6 +184,10 @@ impl Sender {
         let engine = self.running()?;
         py.detach(|| engine.want_all());
         Ok(())
+    }
+
+    fn look_untrusted(&self, py: Python<'_>, payload: PyRefMut<'_, Buffer>) -> PyResult<()> {
+        self.untrusted(py, payload, |engine, bytes| engine.look_untrusted(bytes))
     }
 
     fn want_untrusted(&self, py: Python<'_>, n: u32, payload: PyRefMut<'_, Buffer>) -> PyResult<()> {

@@ -4,6 +4,8 @@
 //! root is followed. A directory's parts come in order, and before those of its children. Depth costs no stack, and
 //! neither depth nor width costs handles: at most `HANDLES_MAX` directories are held open for waiting children.
 
+pub mod names;
+mod one;
 mod part;
 
 use std::io;
@@ -17,8 +19,9 @@ use crate::beneath::{self, Root, lock};
 use crate::filter::Filter;
 use crate::list;
 use crate::profile::{Profile, Stage};
-use crate::temp;
 
+use one::{Content, Seen, Space};
+pub use one::{Hashes, Lens, hash_file};
 use part::Found;
 pub use part::{Linked, Part};
 
@@ -26,8 +29,6 @@ pub use part::{Linked, Part};
 const HANDLES_MAX: usize = 128;
 /// Before a file of this size is hashed, what was found so far goes out.
 const HASH_ALONE: u64 = 4 << 20;
-/// Read in blocks of this size when hashing.
-const HASH_BLOCK: usize = 256 << 10;
 
 /// Where parts go.
 pub trait Sink: Sync {
@@ -52,15 +53,15 @@ pub struct Options {
     pub filter: Filter,
     /// Hash the content of regular files.
     pub hashes: bool,
+    /// Hashes that need no reading.
+    pub known: Option<Arc<dyn Hashes>>,
 }
 
 /// One walk, shared by its threads.
 pub struct Walk<'a> {
     root: &'a Root,
-    options: &'a Options,
+    lens: Lens<'a>,
     sink: &'a dyn Sink,
-    profile: &'a Profile,
-    stop: &'a AtomicBool,
     todo: Mutex<Todo>,
     more: Condvar,
     handles: Arc<AtomicUsize>,
@@ -119,8 +120,7 @@ impl Drop for Dir {
 #[derive(Default)]
 struct Scratch {
     found: Found,
-    path: Vec<u8>,
-    block: Vec<u8>,
+    space: Space,
     dirs: Vec<Box<[u8]>>,
 }
 
@@ -163,10 +163,8 @@ impl<'a> Walk<'a> {
         let waiting = starts.into_iter().rev().map(|start| Task::new(&start, &handles));
         Self {
             root,
-            options,
+            lens: Lens { options, profile, stop },
             sink,
-            profile,
-            stop,
             todo: Mutex::new(Todo {
                 waiting: waiting.collect(),
                 walkers: 1,
@@ -181,10 +179,11 @@ impl<'a> Walk<'a> {
     /// called when there may be work for one more.
     pub fn run(&self, grow: impl Fn()) {
         let mut scratch = Scratch::default();
-        while let Some(task) = self.profile.time(Stage::Idle, || self.take()) {
+        while let Some(task) = self.lens.profile.time(Stage::Idle, || self.take()) {
             let _done = Busy(self);
             grow();
-            self.profile
+            self.lens
+                .profile
                 .time(Stage::Walk, || self.visit(&task, &mut scratch, &grow));
         }
     }
@@ -200,7 +199,7 @@ impl<'a> Walk<'a> {
     fn take(&self) -> Option<Task> {
         let mut todo = lock(&self.todo);
         loop {
-            if self.stop.load(Ordering::Relaxed) {
+            if self.lens.stop.load(Ordering::Relaxed) {
                 return None;
             }
             if let Some(task) = todo.waiting.pop() {
@@ -265,7 +264,7 @@ impl<'a> Walk<'a> {
     fn root_entry(&self, task: &Task, scratch: &mut Scratch) {
         if task.parent.is_none() {
             let meta = beneath::stat(self.root.fd()).ok();
-            scratch.found.push(list::DIRECTORY, meta, b"", b"", [0; 32]);
+            scratch.found.push(meta, b"", &Content::of(list::DIRECTORY));
         }
     }
 
@@ -295,45 +294,25 @@ impl<'a> Walk<'a> {
 
     /// Adds the entry `name` of a directory, unless it is excluded, one of our own files or gone already.
     fn look(&self, fd: &OwnedFd, name: &[u8], visit: &mut Visit<'_>, scratch: &mut Scratch) {
-        if temp::parse(name).is_some() {
-            return;
-        }
         if !list::is_component(name) || visit.dir.path.len() + 1 + name.len() > list::PATH_MAX {
             visit.errno = Errno::NAMETOOLONG.raw_os_error();
             return;
         }
-        let meta = match beneath::stat_at(fd, name) {
-            Ok(meta) => Some(meta),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return,
-            Err(_) => None,
+        let path = &visit.dir.path;
+        let Seen::There(kind, meta) = self.lens.look(fd, path, name, &mut scratch.space) else {
+            return;
         };
-        let mut kind = meta.map_or(list::UNREADABLE, |m| m.kind);
-        if !self.options.filter.is_empty() {
-            join(&mut scratch.path, &visit.dir.path, name);
-            if self.options.filter.excludes(&scratch.path, kind == list::DIRECTORY) {
-                return;
-            }
+        let large = meta.is_some_and(|m| m.kind == list::REGULAR && m.size >= HASH_ALONE);
+        if large && self.lens.options.hashes {
+            self.flush(visit, scratch, 0);
         }
-        let mut target = Vec::new();
-        let mut hash = [0; 32];
-        match (kind, meta) {
-            (list::DIRECTORY, _) if visit.deep => scratch.dirs.push(name.into()),
-            (list::SYMLINK, _) => match beneath::read_link_at(fd, name) {
-                Ok(text) if (1..=usize::from(u16::MAX)).contains(&text.len()) => target = text,
-                Err(e) if e.kind() == io::ErrorKind::NotFound => return,
-                _ => kind = list::UNREADABLE,
-            },
-            (list::REGULAR, Some(meta)) if self.options.hashes => {
-                if meta.size >= HASH_ALONE {
-                    self.flush(visit, scratch, 0);
-                }
-                // A zero hash equals no content's: what cannot be read is asked for, and is a problem then.
-                let hashed = || hash_file(fd, name, &mut scratch.block, self.stop);
-                hash = self.profile.time(Stage::Hash, hashed).unwrap_or_default();
-            }
-            _ => {}
+        let content = self.lens.content(fd, path, name, (kind, meta), &mut scratch.space);
+        if let Some(content) = content {
+            scratch.found.push(meta, name, &content);
         }
-        scratch.found.push(kind, meta, name, &target, hash);
+        if kind == list::DIRECTORY && visit.deep {
+            scratch.dirs.push(name.into());
+        }
     }
 
     /// Hands out what was found since the last part, then lets the directories among it be walked.
@@ -379,27 +358,8 @@ impl Drop for Busy<'_, '_> {
     fn drop(&mut self) {
         let mut todo = lock(&self.0.todo);
         todo.busy -= 1;
-        if todo.busy == 0 && todo.waiting.is_empty() || self.0.stop.load(Ordering::Relaxed) {
+        if todo.busy == 0 && todo.waiting.is_empty() || self.0.lens.stop.load(Ordering::Relaxed) {
             self.0.more.notify_all();
-        }
-    }
-}
-
-/// BLAKE3 of the regular file `name` in `dir`, read through `block`; fails when `stop` is set meanwhile.
-pub fn hash_file(dir: impl AsFd, name: &[u8], block: &mut Vec<u8>, stop: &AtomicBool) -> io::Result<[u8; 32]> {
-    let (file, _) = beneath::open_read_at(dir, name)?;
-    block.resize(HASH_BLOCK, 0);
-    let mut hasher = blake3::Hasher::new();
-    loop {
-        match rustix::io::read(&file, &mut block[..]) {
-            Err(Errno::INTR) => {}
-            Ok(0) => return Ok(hasher.finalize().into()),
-            n => {
-                hasher.update(&block[..n?]);
-            }
-        }
-        if stop.load(Ordering::Relaxed) {
-            return Err(io::ErrorKind::Interrupted.into());
         }
     }
 }

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import TracebackType
 
-DIRECTORY, REGULAR, SYMLINK, OTHER, UNREADABLE = range(5)
+DIRECTORY, REGULAR, SYMLINK, OTHER, UNREADABLE, GONE = range(6)
 SINGLE, OWNERS, HASHES = 1, 2, 4
-FIRST, LAST, INCOMPLETE = 1, 2, 4
+FIRST, LAST, INCOMPLETE, PARTIAL = 1, 2, 4, 8
 LINKS = 8
 WHOLE, PIECE, END, PROBLEM = 1, 2, 3, 4
 RAW, DELTA, SAME, HOLE = 0, 1, 2, 3
@@ -156,6 +156,12 @@ def bitmap(n: int, indexes: set[int]) -> bytes:
     return bytes(bits)
 
 
+def looks(*paths: bytes, deep: tuple[bytes, ...] = ()) -> bytes:
+    """A payload of looks at ``paths``, and at those in ``deep`` with everything below them."""
+    pairs = [(path, 0) for path in paths] + [(path, 1) for path in deep]
+    return b"".join(struct.pack("<BBI", flags, 0, len(path)) + path for path, flags in pairs)
+
+
 class Sending:
     """A running sender and all that it gave so far."""
 
@@ -172,13 +178,14 @@ class Sending:
         list_window: int = NO_LIMIT,
         data_window: int = NO_LIMIT,
         compress: str = "never",
+        looks: Buffer | bytes | None = None,
     ) -> None:
         self._wake = os.eventfd(0, os.EFD_NONBLOCK)
         try:
             self.sender = Sender(
                 os.fsencode(root), filters=list(filters), hashes=hashes, owners=owners, hard_links=hard_links,
                 threads=threads, batch_max=batch_max, list_window=list_window, data_window=data_window,
-                compress=compress, far=False, wake_fd=self._wake,
+                compress=compress, far=False, wake_fd=self._wake, looks=looks,
             )  # fmt: skip
         except OSError:
             os.close(self._wake)
@@ -186,7 +193,12 @@ class Sending:
         self.chunks: list[bytes] = []
         self.batches: list[bytes] = []
         self.records: list[Record] = []
-        self.ended = False
+        self.ends = 0
+
+    @property
+    def ended(self) -> bool:
+        """Whether a LIST-END is due."""
+        return self.ends > 0
 
     def __enter__(self) -> Self:
         return self
@@ -204,8 +216,8 @@ class Sending:
                 assert payload is not None
                 self.chunks.append(unpacked(payload))
             else:
-                assert (tag, n, payload, self.ended) == ("list-end", 0, None, False)
-                self.ended = True
+                assert (tag, n, payload) == ("list-end", 0, None)
+                self.ends += 1
         while (event := self.sender.next_data()) is not None:
             assert event[:2] == ("data", 0)
             assert event[2] is not None
@@ -233,9 +245,16 @@ class Sending:
         self.until(lambda: self.ended)
         return self.groups()
 
-    def groups(self) -> list[Group]:
-        """The groups of all chunks so far."""
-        return [group for chunk in self.chunks for group in parse_chunk(chunk)[1]]
+    def look(self, payload: bytes) -> list[Group]:
+        """LOOK, and wait for what it has listed."""
+        before, ends = len(self.chunks), self.ends
+        self.sender.look_untrusted(buffer(payload))
+        self.until(lambda: self.ends > ends)
+        return self.groups(before)
+
+    def groups(self, first: int = 0) -> list[Group]:
+        """The groups of all chunks so far, from chunk ``first`` on."""
+        return [group for chunk in self.chunks[first:] for group in parse_chunk(chunk)[1]]
 
     def entries(self, n: int = 0) -> list[Entry]:
         """The entries of chunk ``n``, by index."""

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -16,15 +17,17 @@ use crate::profile::{Profile, Stage};
 use crate::signature::{self, Kind};
 use crate::tree::signatures::Signatures;
 use crate::wake::Wake;
-use crate::walk::{self, Walk};
+use crate::walk::names::Names;
+use crate::walk::{self, Lens, Part, Sink, Walk};
 
 use super::Violation;
 use super::basis::{Bases, Known};
 use super::counters::Counters;
+use super::jobs::{Job, Jobs};
 use super::link::{Compress, Link};
 use super::listing::{Listing, Next};
 use super::memo::Memo;
-use super::names::Firsts;
+use super::names::{Firsts, Groups};
 use super::queue::{self, Queue, Work};
 use super::read;
 use super::source::Source;
@@ -42,6 +45,10 @@ pub type Failure = (&'static str, Vec<u8>, i32, String);
 pub struct Settings {
     /// What to leave out, and whether to hash.
     pub walk: walk::Options,
+    /// The paths to list; None: everything.
+    pub looks: Option<Vec<u8>>,
+    /// Is told of everything that a list of everything finds.
+    pub tee: Option<Box<dyn Sink + Send>>,
     /// Chunks carry numeric owners.
     pub owners: bool,
     /// Chunks say which entries are names of one file.
@@ -76,6 +83,9 @@ pub struct Engine {
     pub wake: Arc<Wake>,
     /// The list.
     pub listing: Listing,
+    jobs: Jobs,
+    /// What was listed by name.
+    names: Mutex<Names>,
     link: Arc<Link>,
     settings: Settings,
     /// Readers at work.
@@ -104,7 +114,7 @@ struct Peer {
 
 impl Engine {
     /// An engine at rest.
-    pub fn new(source: Source, settings: Settings, wake: Wake) -> Self {
+    pub fn new(source: Source, mut settings: Settings, wake: Wake) -> Self {
         let mut flags = 0;
         if source.single().is_some() {
             flags |= list::SINGLE;
@@ -120,19 +130,22 @@ impl Engine {
         let (list_window, data_window) = settings.windows;
         let profile = Arc::new(Profile::new(settings.profile));
         let link = Arc::new(Link::new(settings.compress, settings.far, settings.threads));
+        let looks = settings.looks.take();
         Self {
             source,
             queue: Queue::new(settings.batch_max, data_window),
             counters: Counters::default(),
             listing: Listing::new(
                 flags,
-                settings.hard_links,
+                settings.hard_links.then(|| Groups::new(looks.is_some())),
                 list_window,
                 Arc::clone(&link),
                 Arc::clone(&profile),
                 Box::new(move || ready.signal()),
             )
             .remembering(settings.signatures.clone()),
+            jobs: Jobs::new(looks),
+            names: Mutex::default(),
             link,
             profile,
             wake,
@@ -210,23 +223,52 @@ impl Engine {
         }
     }
 
+    /// Lists what is asked for, until nothing is.
     fn walk(self: &Arc<Self>) {
-        match self.source.single() {
-            Some(single) => {
-                let entry = || single.entry(&self.source, self.settings.walk.hashes, &self.stop);
-                let entry = self.profile.time(Stage::Walk, entry);
-                self.listing.single(&entry);
+        while !self.is_stopped()
+            && let Some(job) = self.jobs.next()
+        {
+            match self.source.single() {
+                Some(single) if job.own => {
+                    let entry = || single.entry(&self.source, self.settings.walk.hashes, &self.stop);
+                    let entry = self.profile.time(Stage::Walk, entry);
+                    self.listing.single(&entry);
+                }
+                // That one file was listed.
+                Some(_) => {}
+                None => self.list(&job),
             }
-            None => self.list_tree(),
-        }
-        if !self.is_stopped() {
-            self.listing.finish();
+            if !self.is_stopped() {
+                self.listing.finish();
+            }
         }
     }
 
-    fn list_tree(&self) {
+    fn list(&self, job: &Job) {
         let root = self.source.handles.root();
-        let walk = Walk::new(root, &self.settings.walk, &self.listing, &self.profile, &self.stop);
+        let lens = Lens {
+            options: &self.settings.walk,
+            profile: &self.profile,
+            stop: &self.stop,
+        };
+        let mut names = lock(&self.names);
+        let starts = self.profile.time(Stage::Walk, || {
+            job.ask(&mut names, &lens);
+            names.look(root, lens, &self.listing)
+        });
+        if starts.is_empty() {
+            return;
+        }
+        let everything = starts.iter().any(|start| start.path.is_empty());
+        if everything && !job.own {
+            self.listing.again();
+        }
+        let tee = Tee(
+            self.settings.tee.as_deref().filter(|_| everything && job.own),
+            &self.listing,
+        );
+        let sink: &dyn Sink = if tee.0.is_some() { &tee } else { &self.listing };
+        let walk = Walk::at(starts, root, &self.settings.walk, sink, &self.profile, &self.stop);
         // One walker is enough to end the walk.
         std::thread::scope(|scope| self.walker(&walk, scope));
     }
@@ -300,9 +342,13 @@ impl Engine {
         if let Err(e) = self.spawn("read", Self::read)
             && first
         {
-            let errno = e.raw_os_error().unwrap_or(0);
-            self.fail(("internal", Vec::new(), errno, "starting a thread".to_owned()));
+            self.no_thread(&e);
         }
+    }
+
+    fn no_thread(&self, e: &io::Error) {
+        let errno = e.raw_os_error().unwrap_or(0);
+        self.fail(("internal", Vec::new(), errno, "starting a thread".to_owned()));
     }
 
     /// The next of the list. `idle`: see `Listing::next`.
@@ -348,6 +394,16 @@ impl Engine {
         self.queue.want(n, Arc::clone(chunk), whole, later.len() as u32);
         peer.bases.expect(n, chunk, later);
         self.grow();
+    }
+
+    /// A LOOK.
+    pub fn look_untrusted(self: &Arc<Self>, payload: &[u8]) -> Result<(), Violation> {
+        let idle = self.jobs.look_untrusted(payload)?;
+        self.listing.resume();
+        if idle && let Err(e) = self.spawn("walk", Self::walk) {
+            self.no_thread(&e);
+        }
+        Ok(())
     }
 
     /// A WANT.
@@ -480,5 +536,23 @@ impl Engine {
     pub fn counted(&self) -> [(&'static str, u64); 12] {
         let busy = self.busy.load(Ordering::Relaxed);
         self.counters.table(self.listing.progress(), self.queue.sent(), busy)
+    }
+}
+
+/// A walk's parts go to both. What the first makes of them is its own affair: the list is to be complete.
+struct Tee<'a>(Option<&'a (dyn Sink + Send)>, &'a Listing);
+
+impl Sink for Tee<'_> {
+    fn enter(&self, path: &[u8], fd: BorrowedFd<'_>) {
+        if let Some(tee) = self.0 {
+            tee.enter(path, fd);
+        }
+    }
+
+    fn part(&self, part: &Part<'_>) -> bool {
+        if let Some(tee) = self.0 {
+            tee.part(part);
+        }
+        self.1.part(part)
     }
 }

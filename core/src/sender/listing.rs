@@ -37,7 +37,7 @@ pub struct Held {
 /// What is remembered of entries of a chunk, by index.
 type Memories = Vec<(u32, Arc<Remembered>)>;
 
-/// The whole list: chunks, entries, BLAKE3 over the payloads in order.
+/// The list so far: chunks, entries, BLAKE3 over the payloads in order.
 pub type Total = (u32, u64, [u8; 32]);
 
 /// The list of one session.
@@ -65,28 +65,35 @@ struct State {
     hasher: blake3::Hasher,
     /// Chunks by number; None: forgotten.
     chunks: Vec<Option<Held>>,
-    /// Chunks that wait for `next`.
-    queue: VecDeque<Vec<u8>>,
+    /// What waits for `next`.
+    queue: VecDeque<Out>,
     taken: u32,
-    finished: bool,
-    end_taken: bool,
+    /// Ends that are to come.
+    ends: u32,
+    /// The list up to the end that was taken last.
+    ended: Option<Total>,
     stopped: bool,
+}
+
+enum Out {
+    Chunk(Vec<u8>),
+    End(Total),
 }
 
 /// What `next` gives.
 pub enum Next {
     /// Chunk number and payload.
     Chunk(u32, Vec<u8>),
-    /// The list is complete.
+    /// What was asked for is listed.
     End,
 }
 
 impl Listing {
-    /// An empty list with these chunk flags, and with hard links when they are asked for. `ready` is called when there
-    /// is something to take.
+    /// An empty list with these chunk flags, and with hard links when `groups` are asked for. `ready` is called when
+    /// there is something to take.
     pub fn new(
         flags: u16,
-        hard_links: bool,
+        groups: Option<Groups>,
         grant: u64,
         link: Arc<Link>,
         profile: Arc<Profile>,
@@ -95,8 +102,8 @@ impl Listing {
         Self {
             state: Mutex::new(State {
                 builder: Builder::new(flags),
+                groups,
                 memories: Memories::new(),
-                groups: hard_links.then(Groups::default),
                 target: TARGET_MIN,
                 flushed: None,
                 grant,
@@ -107,8 +114,8 @@ impl Listing {
                 chunks: Vec::new(),
                 queue: VecDeque::new(),
                 taken: 0,
-                finished: false,
-                end_taken: false,
+                ends: 1,
+                ended: None,
                 stopped: false,
             }),
             signatures: None,
@@ -164,7 +171,8 @@ impl Listing {
         let pack = || compress::pack(&payload, flags, n, LEVEL);
         let level = self.link.level();
         let packed = level.and_then(|_| self.profile.time(Stage::Compress, pack));
-        state.queue.push_back(packed.unwrap_or_else(|| payload.clone()));
+        let out = packed.unwrap_or_else(|| payload.clone());
+        state.queue.push_back(Out::Chunk(out));
         state.chunks.push(Some(Held {
             payload,
             entries,
@@ -175,13 +183,27 @@ impl Listing {
         state.flushed = Some(Instant::now());
     }
 
-    /// The walk is over.
+    /// More is asked for: one more end is to come.
+    pub fn resume(&self) {
+        lock(&self.state).ends += 1;
+    }
+
+    /// Everything is listed again from here on, so the names of one file, too.
+    pub fn again(&self) {
+        if let Some(groups) = &mut lock(&self.state).groups {
+            groups.again();
+        }
+    }
+
+    /// What was asked for is listed.
     pub fn finish(&self) {
         let mut state = lock(&self.state);
         if !state.builder.is_empty() {
             self.flush(&mut state);
         }
-        state.finished = true;
+        state.ends -= 1;
+        let total = (state.chunks.len() as u32, state.entries, state.hasher.finalize().into());
+        state.queue.push_back(Out::End(total));
         drop(state);
         (self.ready)();
     }
@@ -192,33 +214,35 @@ impl Listing {
         self.room.notify_all();
     }
 
-    /// The next chunk, then the end, once. `idle` is called, under the lock, when there is neither.
+    /// The next chunk, or the end of what was asked for. `idle` is called, under the lock, when there is neither.
     pub fn next(&self, idle: impl FnOnce()) -> Option<Next> {
         let mut state = lock(&self.state);
-        if let Some(payload) = state.queue.pop_front() {
-            let n = state.taken;
-            state.taken += 1;
-            return Some(Next::Chunk(n, payload));
+        match state.queue.pop_front() {
+            Some(Out::Chunk(payload)) => {
+                let n = state.taken;
+                state.taken += 1;
+                Some(Next::Chunk(n, payload))
+            }
+            Some(Out::End(total)) => {
+                state.ended = Some(total);
+                Some(Next::End)
+            }
+            None => {
+                idle();
+                None
+            }
         }
-        if state.finished && !state.end_taken {
-            state.end_taken = true;
-            return Some(Next::End);
-        }
-        idle();
-        None
     }
 
-    /// The whole list, once its end was taken.
+    /// The list as far as the end that was taken last.
     pub fn total(&self) -> Option<Total> {
-        let state = lock(&self.state);
-        let hash = state.hasher.finalize().into();
-        state.end_taken.then_some((state.taken, state.entries, hash))
+        lock(&self.state).ended
     }
 
     /// (entries, payload bytes, whether the list is complete) so far.
     pub fn progress(&self) -> (u64, u64, bool) {
         let state = lock(&self.state);
-        (state.entries, state.bytes, state.finished)
+        (state.entries, state.bytes, state.ends == 0)
     }
 
     /// How many chunks were taken.
@@ -299,7 +323,7 @@ impl Sink for Listing {
         for (entry, linked) in part.entries().zip(part.linked()) {
             builder.push(&entry);
             if let (Some(groups), Some(linked)) = (&mut *groups, linked) {
-                builder.link(groups.number(linked));
+                builder.link(groups.number(entry.kind, linked));
             }
             if let Some(signatures) = signatures
                 && entry.kind == list::REGULAR
@@ -309,7 +333,9 @@ impl Sink for Listing {
                 memories.push((builder.entries() as u32 - 1, memory));
             }
         }
-        let idle = state.queue.is_empty() && state.flushed.is_none_or(|at| at.elapsed() >= FLUSH_AFTER);
+        // The few names of a partial list are told of in one go.
+        let first = part.flags & list::PARTIAL == 0;
+        let idle = state.queue.is_empty() && state.flushed.map_or(first, |at| at.elapsed() >= FLUSH_AFTER);
         if !idle && state.builder.len() < state.target {
             return true;
         }

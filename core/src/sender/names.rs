@@ -10,24 +10,45 @@ use crate::walk::Linked;
 pub struct Groups {
     open: HashMap<(u64, u64), Group>,
     next: u32,
+    /// A name may be listed more than once: how many were listed does not tell whether all were.
+    repeats: bool,
 }
 
 struct Group {
     number: u32,
+    kind: u8,
     listed: u64,
 }
 
 impl Groups {
-    /// The number of the group that the next listed name is of.
-    pub fn number(&mut self, (inode, names): Linked) -> u32 {
+    /// For a list that names no entry twice, or one that may.
+    pub fn new(repeats: bool) -> Self {
+        Self {
+            repeats,
+            ..Self::default()
+        }
+    }
+
+    /// Every name is listed again.
+    pub fn again(&mut self) {
+        self.open.clear();
+    }
+
+    /// The number of the group that the next listed name is of, an entry of this type.
+    pub fn number(&mut self, kind: u8, (inode, names): Linked) -> u32 {
         let next = self.next;
-        let group = self.open.entry(inode).or_insert(Group {
+        let fresh = || Group {
             number: next,
+            kind,
             listed: 0,
-        });
+        };
+        let group = self.open.entry(inode).or_insert_with(fresh);
+        if group.kind != kind {
+            *group = fresh();
+        }
         let number = group.number;
         group.listed += 1;
-        if group.listed >= names {
+        if group.listed >= names && !self.repeats {
             self.open.remove(&inode);
         }
         self.next += u32::from(number == next);
@@ -59,14 +80,27 @@ impl Firsts {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::list::{REGULAR, SYMLINK};
 
     #[test]
     fn names_of_one_file_share_a_number_and_numbers_have_no_gaps() {
         let mut groups = Groups::default();
         let listed = [(7, 2), (8, 3), (7, 2), (8, 3), (9, 2), (7, 2), (8, 3)];
-        let numbers = listed.map(|(inode, names)| groups.number(((1, inode), names)));
+        let numbers = listed.map(|(inode, names)| groups.number(REGULAR, ((1, inode), names)));
         // Once all names of 7 were listed, another file has its inode.
         assert_eq!(numbers, [0, 1, 0, 1, 2, 3, 1]);
         assert_eq!(groups.open.len(), 2);
+    }
+
+    #[test]
+    fn a_list_that_repeats_names_keeps_its_groups() {
+        let mut groups = Groups::new(true);
+        let listed = [(7, 2), (7, 2), (7, 2), (8, 2)];
+        let numbers = listed.map(|(inode, names)| groups.number(REGULAR, ((1, inode), names)));
+        assert_eq!(numbers, [0, 0, 0, 1]);
+        // The inode of a file that is gone may be another one's, of another type.
+        assert_eq!(groups.number(SYMLINK, ((1, 8), 2)), 2);
+        groups.again();
+        assert_eq!(groups.number(REGULAR, ((1, 7), 2)), 3);
     }
 }

@@ -72,7 +72,8 @@ impl Single {
     /// Its entry, with a content hash when that is asked for.
     pub fn entry(&self, source: &Source, hashed: bool, stop: &AtomicBool) -> Entry<'_> {
         let hash = if hashed {
-            walk::hash_file(source.handles.root().fd(), &self.real, &mut Vec::new(), stop).unwrap_or_default()
+            walk::hash_file(source.handles.root().fd(), &self.real, &mut Vec::new(), stop)
+                .map_or([0; 32], |(hash, _)| hash)
         } else {
             [0; 32]
         };

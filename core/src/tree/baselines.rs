@@ -46,6 +46,14 @@ impl Baselines {
         self.keys.iter().flat_map(|k| k.ids.iter().map(|id| id.1)).min()
     }
 
+    /// (key, id, tick), in an order in which committing them again gives the same.
+    pub fn iter(&self) -> impl Iterator<Item = ([u8; 16], [u8; 16], u64)> + '_ {
+        let each = |k: &Key| k.ids.iter().rev().map(|&(id, tick)| (id, tick)).collect::<Vec<_>>();
+        self.keys
+            .iter()
+            .flat_map(move |k| each(k).into_iter().map(|(id, tick)| (k.key, id, tick)))
+    }
+
     /// Forgets all.
     pub fn clear(&mut self) {
         self.keys.clear();
@@ -66,6 +74,9 @@ mod tests {
         all.commit([1; 16], [3; 16], 9);
         assert_eq!(all.of(&[1; 16]), [([3; 16], 9), ([2; 16], 2)]);
         assert_eq!(all.oldest(), Some(2));
+        let mut again = Baselines::default();
+        all.iter().for_each(|(key, id, tick)| again.commit(key, id, tick));
+        assert_eq!(again, all);
         for n in 0..KEYS_MAX as u8 {
             all.commit([100 + n; 16], [0; 16], 20);
         }

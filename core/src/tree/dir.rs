@@ -140,6 +140,14 @@ impl Record {
         self.tag = if on { self.tag | bit } else { self.tag & !bit };
     }
 
+    pub fn tag(&self) -> u8 {
+        self.tag
+    }
+
+    pub fn set_tag(&mut self, tag: u8) {
+        self.tag = tag;
+    }
+
     pub fn is_gone(&self) -> bool {
         self.kind() == GONE
     }
@@ -357,12 +365,17 @@ impl Dir {
         true
     }
 
+    /// Room for this many records and bytes of names, exactly.
+    pub fn reserve(&mut self, records: usize, names: usize) {
+        self.records.reserve_exact(records);
+        self.names.reserve_exact(names);
+    }
+
     /// Leaves only the records that are to stay, and gives memory back.
     pub fn retain(&mut self, keep: impl Fn(&Record) -> bool) {
         let old = self.take_table(0, 0);
         let kept = old.0.iter().filter(|r| keep(r));
-        self.records.reserve_exact(kept.clone().count());
-        self.names.reserve_exact(kept.clone().map(Record::name_len).sum());
+        self.reserve(kept.clone().count(), kept.clone().map(Record::name_len).sum());
         for record in kept {
             self.append(old.name_of(record), *record);
         }

@@ -39,8 +39,13 @@ impl Index {
         let Some(known) = self.dir_mut(id) else {
             return gone;
         };
-        let mentioned = |e: &&(&[u8], Expected)| !matches!(e.1.kind, OTHER | UNREADABLE);
-        if !known.insert_all(entries.iter().filter(mentioned).map(|e| e.0)) {
+        let unread = !known.read;
+        let placed = entries.iter().filter(|e| match e.1.kind {
+            OTHER | UNREADABLE => false,
+            GONE => unread, // Of a directory that was read it is known what is not there.
+            _ => true,
+        });
+        if !known.insert_all(placed.map(|e| e.0)) {
             self.overflowed(id);
         }
         let mut listed = entries.iter().peekable();

@@ -7,10 +7,15 @@ mod changes;
 pub mod dir;
 mod expect;
 pub mod index;
+mod inodes;
 pub mod looks;
+#[cfg(test)]
+mod model;
+mod save;
 pub mod signatures;
 #[cfg(test)]
 mod tests;
 
 pub use dir::{DirId, Expected, Stat};
 pub use index::{Index, Listed, Seen};
+pub use save::LoadError;

@@ -3,6 +3,8 @@
 use crate::beneath::Meta;
 use crate::list::{self, Entry};
 
+use super::one::Content;
+
 /// A part holds at most so many entries, so that a huge directory flows in bounded memory.
 pub(super) const PART_ENTRIES: usize = 1024;
 /// And so many bytes of names and targets.
@@ -57,6 +59,8 @@ struct Item {
     target_len: u16,
     text: u32,
     hash: [u8; 32],
+    /// A directory that is listed whole behind a PARTIAL group that names it.
+    deep: bool,
 }
 
 impl Found {
@@ -67,7 +71,10 @@ impl Found {
         Entry {
             kind: item.kind,
             mode: meta.map_or(0, |m| m.mode),
-            size: meta.map_or(0, |m| if item.kind == list::REGULAR { m.size } else { 0 }),
+            size: match (item.kind, meta) {
+                (list::REGULAR, Some(meta)) => meta.size,
+                _ => item.deep.into(),
+            },
             mtime_s: meta.map_or(0, |m| m.mtime_s),
             mtime_ns: meta.map_or(0, |m| m.mtime_ns),
             uid: meta.map_or(0, |m| m.uid),
@@ -78,17 +85,26 @@ impl Found {
         }
     }
 
-    pub(super) fn push(&mut self, kind: u8, meta: Option<Meta>, name: &[u8], target: &[u8], hash: [u8; 32]) {
+    /// What `name` stands for; "" is the root itself.
+    pub(super) fn push(&mut self, meta: Option<Meta>, name: &[u8], content: &Content) {
         self.items.push(Item {
-            kind,
+            kind: content.kind,
             meta,
             name_len: name.len() as u16,
-            target_len: target.len() as u16,
+            target_len: content.target.len() as u16,
             text: self.text.len() as u32,
-            hash,
+            hash: content.hash,
+            deep: false,
         });
         self.text.extend_from_slice(name);
-        self.text.extend_from_slice(target);
+        self.text.extend_from_slice(&content.target);
+    }
+
+    /// The directory pushed last is listed whole behind the group.
+    pub(super) fn deepen(&mut self) {
+        if let Some(item) = self.items.last_mut() {
+            item.deep = true;
+        }
     }
 
     pub(super) fn clear(&mut self) {

@@ -7,10 +7,10 @@ use super::part::PART_ENTRIES;
 use super::*;
 
 /// A directory that goes with its owner.
-struct Place(PathBuf);
+pub(super) struct Place(pub(super) PathBuf);
 
 impl Place {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("walk-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let path = std::env::temp_dir().join(name);
@@ -18,7 +18,7 @@ impl Place {
         Self(path)
     }
 
-    fn files(&self, dir: &str, count: usize) {
+    pub(super) fn files(&self, dir: &str, count: usize) {
         let dir = self.0.join(dir);
         fs::create_dir_all(&dir).expect("a directory");
         for i in 0..count {
@@ -34,16 +34,16 @@ impl Drop for Place {
 }
 
 /// Path, flags, errno, names.
-type Seen = (Vec<u8>, u8, i32, Vec<Vec<u8>>);
+pub(super) type Seen = (Vec<u8>, u8, i32, Vec<Vec<u8>>);
 
 /// Every part, in order; `room` more are taken.
-struct Parts {
-    parts: Mutex<Vec<Seen>>,
+pub(super) struct Parts {
+    pub(super) parts: Mutex<Vec<Seen>>,
     room: AtomicUsize,
 }
 
 impl Parts {
-    fn new(room: usize) -> Self {
+    pub(super) fn new(room: usize) -> Self {
         Self {
             parts: Mutex::default(),
             room: AtomicUsize::new(room),
@@ -82,6 +82,7 @@ fn walk_at(starts: Vec<Start>, place: &Place, patterns: &[&[u8]], sink: &Parts, 
     let options = Options {
         filter: Filter::new(&patterns).expect("patterns"),
         hashes: false,
+        known: None,
     };
     let stop = AtomicBool::new(false);
     let profile = Profile::new(false);
