@@ -94,6 +94,8 @@ class Open(NamedTuple):
     scoped: bool = False
     """The list is about some paths only, whatever was agreed before; none is agreed afterwards."""
     on_conflict: str = "overwrite"
+    origin: bytes = bytes(16)
+    """A digest of the initiator's root: the responder tells by it whose baselines are whose."""
 
     def validate(self) -> None:
         """Raise RemoteProtocolError when an invariant does not hold."""
@@ -113,6 +115,7 @@ class Open(NamedTuple):
         check_choice("compress", self.compress, COMPRESS)
         check_choice("on_conflict", self.on_conflict, ON_CONFLICT)
         check_bool("scoped", self.scoped)
+        check_bytes("origin", self.origin, 16, 16)
         check_list("baselines", self.baselines, limits.BASELINES_MAX)
         for baseline in self.baselines:
             check_bytes("baselines", baseline, 16, 16)

@@ -236,9 +236,11 @@ class Session:
         receiver_opens = message.side == "sender"
         if (message.state is None) == receiver_opens:
             return "the receiver, and it alone, says the state of its root"
+        if message.scoped and receiver_opens:
+            return "the sender alone has a scope"
         if message.baselines and (message.scoped or (not receiver_opens and len(message.baselines) > 1)):
             return "more baselines than it can be about"
-        if (message.baselines or message.scoped) and message.state in _WANT_ALL:
+        if message.baselines and message.state in _WANT_ALL:
             return "part of the list for a root that has nothing"
         if not receiver_opens:  # the list leaves before OPENED says the window
             self._list.granted = self._first_list_window

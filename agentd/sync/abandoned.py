@@ -58,7 +58,7 @@ async def _cancel(opening: Open, route: Route) -> bool:
     connection = await route.connection()
     try:
         # of a dry run, which holds nothing: how it ends is of no importance
-        await connection.send(opening._replace(epoch=opening.epoch + 1, dry_run=True))
+        await connection.send(opening._replace(epoch=opening.epoch + 1, dry_run=True, baselines=[]))
         await connection.send(Cancel())
         with trio.move_on_after(_ANSWER_S):
             while not isinstance((await connection.receive())[0], Error):

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from agentd.sync.endpoints import Endpoint
     from agentd.sync.engines import Engines, Tuning
     from agentd.sync.leases import Leases
+    from agentd.sync.memory import Trees
     from agentd.sync.roots import Root
     from agentd.wire import Connection
     from proto.hello import Hello
@@ -48,6 +49,8 @@ class Workshop(NamedTuple):
     leases: Leases
     threads: trio.CapacityLimiter
     """For what may block: finding roots, making engines and closing them."""
+    trees: Trees | None = None
+    """What is known of roots from earlier sessions; without it every session lists everything."""
 
     async def blocking(self, function: Callable[..., Any], *args: Any) -> Any:
         """``function(*args)`` in a thread; it is not abandoned when cancelled."""

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from agentd import _core
+from agentd.sync.memory import source_empty
 from agentd.wire import allocate
 from proto import peer
 from proto.errors import LocalProtocolError, RemoteProtocolError, SyncError
@@ -66,6 +67,7 @@ class ReceiverEngine(Engine, Protocol):
     @property
     def state(self) -> str: ...  # noqa: D102
     def list_untrusted(self, n: int, payload: Any) -> None: ...  # noqa: D102
+    def look(self, payload: Any) -> None: ...  # noqa: D102
     def list_end_untrusted(self, chunks: int, entries: int, hash: bytes) -> None: ...  # noqa: A002, D102
     def data_untrusted(self, payload: Any) -> None: ...  # noqa: D102
 
@@ -279,7 +281,7 @@ class SenderEndpoint(Endpoint):
             with memoryview(payload) as view:
                 if view[_FLAGS_AT] & _SINGLE:
                     return
-        raise SyncError("source-empty", "the source has nothing to sync, and --delete was given")
+        raise source_empty()
 
     def _receive_untrusted(self, message: Any, payload: Payload) -> None:
         match message:
@@ -329,6 +331,11 @@ class ReceiverEndpoint(Endpoint):
     @property
     def _receiver(self) -> ReceiverEngine:
         return cast("ReceiverEngine", self._engine)
+
+    def look(self, looks: Any) -> None:
+        """Ask the sender to list these too, if there are any."""
+        if len(looks):
+            self._receiver.look(looks)
 
     def take_control(self) -> Outgoing | None:
         """WANT, LOOK, BASIS, AGAIN, ACK, PROBLEMS, ITEMS, at last DONE."""

@@ -10,6 +10,7 @@ from proto import limits
 
 if TYPE_CHECKING:
     from agentd.sync.endpoints import ReceiverEngine, SenderEngine
+    from agentd.tree.known import CrateTree
     from proto.peer import Open
 
 
@@ -42,13 +43,39 @@ class Tuning(NamedTuple):
     """Bytes still to come that make further connections worth their making."""
 
 
+class Knowing(NamedTuple):
+    """What a receiver knows from earlier sessions: see ``_core.Receiver``."""
+
+    tree: CrateTree | None = None
+    since: int | None = None
+    partial: bool = False
+    skip_first: bool = False
+
+
 class Engines(Protocol):
     """Makes engines; every method may block."""
 
-    def sender(self, root: bytes, open: Open, wake_fd: int) -> SenderEngine:  # noqa: A002
-        """Lists ``root`` and sends of it; its windows are what is known when OPEN is."""
+    def sender(
+        self,
+        root: bytes,
+        open: Open,  # noqa: A002
+        wake_fd: int,
+        *,
+        tree: CrateTree | None = None,
+        looks: Any | None = None,
+    ) -> SenderEngine:
+        """Lists ``root``, or what ``looks`` are about, and sends of it; its windows are what is known when OPEN is."""
 
-    def receiver(self, root: bytes, open: Open, wake_fd: int, *, arrow: str, temp_tag: str) -> ReceiverEngine:  # noqa: A002
+    def receiver(
+        self,
+        root: bytes,
+        open: Open,  # noqa: A002
+        wake_fd: int,
+        knowing: Knowing,
+        *,
+        arrow: str,
+        temp_tag: str,
+    ) -> ReceiverEngine:
         """Compares with ``root`` and applies to it."""
 
     def problems_untrusted(self, payload: Any) -> list[tuple[bytes, str, int]]:
@@ -61,9 +88,18 @@ class CrateEngines:
     def __init__(self, tuning: Tuning) -> None:
         self._tuning = tuning
 
-    def sender(self, root: bytes, open: Open, wake_fd: int) -> SenderEngine:  # noqa: A002
+    def sender(
+        self,
+        root: bytes,
+        open: Open,  # noqa: A002
+        wake_fd: int,
+        *,
+        tree: CrateTree | None = None,
+        looks: Any | None = None,
+    ) -> SenderEngine:
         """Raises OSError when ``root`` cannot be opened."""
         pushing = open.side == "receiver"
+        more: Any = {name: value for name, value in (("tree", tree), ("looks", looks)) if value is not None}
         return cast(
             "SenderEngine",
             _core.Sender(
@@ -80,11 +116,22 @@ class CrateEngines:
                 far=self._is_far(open),
                 wake_fd=wake_fd,
                 profile=open.profile,
+                **more,
             ),
         )
 
-    def receiver(self, root: bytes, open: Open, wake_fd: int, *, arrow: str, temp_tag: str) -> ReceiverEngine:  # noqa: A002
+    def receiver(
+        self,
+        root: bytes,
+        open: Open,  # noqa: A002
+        wake_fd: int,
+        knowing: Knowing,
+        *,
+        arrow: str,
+        temp_tag: str,
+    ) -> ReceiverEngine:
         """Raises OSError when ``root`` cannot be opened or its parent is missing."""
+        more: Any = {} if knowing == Knowing() and open.on_conflict == "overwrite" else knowing._asdict()
         return cast(
             "ReceiverEngine",
             _core.Receiver(
@@ -108,6 +155,7 @@ class CrateEngines:
                 temp_tag=temp_tag,
                 wake_fd=wake_fd,
                 profile=open.profile,
+                **more,
             ),
         )
 

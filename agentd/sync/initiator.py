@@ -12,20 +12,25 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from agentd.sync import roots
-from agentd.sync.common import Workshop, beside, close_now, refuse
+from agentd.sync.common import Workshop, beside, close_now, greeted, refuse
 from agentd.sync.endpoints import Endpoint, ReceiverEndpoint, SenderEndpoint
+from agentd.sync.engines import Knowing
+from agentd.sync.memory import EVERYTHING, LOOK_MAX, Memory, remembering
 from agentd.sync.meter import Meter
-from agentd.sync.pump import Pump, Wake
+from agentd.sync.pump import Pump
 from agentd.sync.stripes import Stripes
 from agentd.sync.totals import Totals
+from agentd.tree.baselines import origin
+from agentd.wake import Wake
 from agentd.wire import Connection, ConnectionLost
+from proto import limits
 from proto.errors import ProtocolError, SyncError
 from proto.job import Items, Job, JobEvent, Notice, Outcome, Progress
-from proto.peer import Join, Open
-from proto.session import ReceiverSession, SenderSession
+from proto.peer import Cancel, Error, Join, Open
+from proto.session import ReceiverSession, SenderSession, Session
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
     from agentd.sync.abandoned import Abandoned
     from agentd.sync.roots import Root
@@ -76,6 +81,8 @@ class Initiator:
         """Raises SyncError."""
         begun = trio.current_time()
         job = self._job
+        if job.scope is not None and not self._pushing:
+            raise SyncError("usage", f"{job.source}: single paths are synced from here only")
         near = job.source if self._pushing else job.destination
         path = roots.absolute(near.path, self._base)
         find = roots.source_root if self._pushing else roots.destination_root
@@ -108,7 +115,7 @@ class Initiator:
         fruitless, opened = 0, False
         for epoch in itertools.count():
             self._totals.begin_epoch()
-            one = _Epoch(self._shop, route, self._totals, self._report, self._wires)
+            one = _Epoch(self._shop, route, self._totals, self._report, self._wires, self._job.scope)
             self._report(Progress("connecting" if epoch == 0 else "resuming", self._totals.with_earlier({})))
             opening, host = self._opening(root, epoch), self._job.destination.host
             try:
@@ -161,6 +168,9 @@ class Initiator:
             filters=list(options.excludes),
             ancestry=root.ancestry,
             compress="never" if far.host is None and options.compress == "auto" else options.compress,
+            scoped=self._pushing and self._job.scope is not None,
+            on_conflict=self._job.on_conflict,
+            origin=origin(root.path),
         )
 
 
@@ -174,6 +184,7 @@ class _Epoch:
         totals: Totals,
         report: Callable[[JobEvent], None],
         wires: list[tuple[Connection, int, int]],
+        scope: bytes | None,
     ) -> None:
         self.begun = False
         """Whether a connection was made and the session opened on it."""
@@ -188,6 +199,8 @@ class _Epoch:
         self._totals = totals
         self._report = report
         self._wires = wires
+        self._scope = scope
+        self._refused = False
 
     async def run(self, opening: Open, root: Root, path: bytes, linger: Linger) -> dict[str, int]:
         """The receiver's counters.  Raises ConnectionLost or SyncError."""
@@ -196,29 +209,95 @@ class _Epoch:
             opening = opening._replace(rtt_us=round(rtt_s * 1e6))
         kept = False
         try:
-            with Wake() as wake:
-                endpoint, opening = await self._endpoint(opening, root, path, wake)
-                pump = Pump(connection, endpoint, wake)
-                try:
-                    await self._run(pump, connection, opening)
-                finally:
-                    self.ended = pump.refused or endpoint.finished
-                    await self._shop.close(endpoint)
-                    self._take_profile(endpoint)
-                    counters = endpoint.counters()
-                    self.moved = counters.get("data_bytes", 0) > 0
-                    if not endpoint.finished:
-                        self._totals.lose_epoch(endpoint.applied())
+            async with self._remembering(connection, opening, root, path) as memory:
+                end = self._send if opening.side == "receiver" else self._receive
+                pump = await end(memory, connection, opening, root, path)
+                endpoint = pump.endpoint
+                stats = endpoint.peer_stats if opening.side == "receiver" else endpoint.counters()
             if pump.reusable:
                 kept = True
                 await self._route.give_back(connection)
             elif not endpoint.session.over:
                 kept = True
                 await linger(partial(self._wait_closed, connection, endpoint))
-            return endpoint.peer_stats if opening.side == "receiver" else counters
+            return stats
         finally:
             if not kept:
                 await close_now(connection)
+
+    def _remembering(
+        self, connection: Connection, opening: Open, root: Root, path: bytes
+    ) -> contextlib.AbstractAsyncContextManager[Memory]:
+        pushing = opening.side == "receiver"
+        return remembering(
+            self._shop.trees,
+            root,
+            opening,
+            side="sender" if pushing else "receiver",
+            peer=greeted(connection).agent,
+            initiating=True,
+            failed=partial(roots.source_error if pushing else roots.destination_error, path),
+        )
+
+    async def _send(self, memory: Memory, connection: Connection, opening: Open, _root: Root, path: bytes) -> Pump:
+        """Push: the list of what changed follows OPEN at once, as soon as that is known here."""
+        engines, session = self._shop.engines, SenderSession(first_list_window=self._shop.tuning.first_list_window)
+        meter = Meter() if opening.profile else None
+        opening = opening._replace(baselines=memory.offers(1))
+        async with self._broken_off(connection):
+            looks: Any | None = self._scope
+            if opening.baselines:  # the other end finds out what changed there, while we do here
+                await self._open(session, connection, opening)
+                looks = await memory.changes_of_sender(opening.baselines[0])
+                looks = EVERYTHING if looks is None else looks
+            elif not opening.scoped:
+                await memory.changes_of_sender(None)
+            await self._say_news(memory)
+            with Wake() as wake:
+                async with memory.engaged(fills=looks is None) as tree:
+                    make = partial(engines.sender, tree=tree, looks=looks)
+                    try:
+                        sender = await self._shop.blocking(make, path, opening, wake.write_fd)
+                    except OSError as e:
+                        raise roots.source_error(path, e) from None
+                    guarded = opening.delete and not opening.force and (looks is None or looks is EVERYTHING)
+                    sender.start()
+                    endpoint = SenderEndpoint(session, sender, guarded=guarded, observe=self._observe, meter=meter)
+                    del sender  # the endpoint alone refers to it
+                    return await self._run(Pump(connection, endpoint, wake), memory, connection, opening)
+
+    async def _receive(self, memory: Memory, connection: Connection, opening: Open, root: Root, path: bytes) -> Pump:
+        """Pull: the sender may know since when there is something to list."""
+        session = ReceiverSession(first_list_window=self._shop.tuning.first_list_window)
+        meter = Meter() if opening.profile else None
+        make = partial(self._shop.engines.receiver, arrow=">", temp_tag=self._shop.identity().agent[:4].hex())
+        offers = memory.offers(limits.BASELINES_MAX) if root.kind == "directory" else []
+        opening = opening._replace(baselines=offers)
+        looks: Any | None = None
+        async with self._broken_off(connection):
+            if offers:
+                opening = opening._replace(state="directory")
+                await self._open(session, connection, opening)
+                await memory.refresh()
+                await self._hear_opened(session, connection)
+                if session.baseline is not None:
+                    looks = await memory.changes(session.baseline, LOOK_MAX)
+                    looks = EVERYTHING if looks is None else looks
+            await self._say_news(memory)
+            with Wake() as wake:
+                async with memory.engaged(fills=not opening.dry_run) as tree:
+                    knowing = Knowing(None if opening.dry_run else tree, memory.since, session.baseline is not None)
+                    try:
+                        receiver = await self._shop.blocking(make, root.path, opening, wake.write_fd, knowing)
+                    except OSError as e:
+                        raise roots.destination_error(path, e) from None
+                    endpoint = ReceiverEndpoint(session, receiver, observe=self._observe, meter=meter)
+                    if looks is not None:
+                        endpoint.look(looks)
+                    if not offers:
+                        opening = opening._replace(state=receiver.state)
+                    del receiver  # the endpoint alone refers to it
+                    return await self._run(Pump(connection, endpoint, wake), memory, connection, opening)
 
     def _take_profile(self, endpoint: Endpoint) -> None:
         ends = {"here": endpoint.profile(), "there": endpoint.peer_profile}
@@ -229,35 +308,46 @@ class _Epoch:
         self._wires.append((connection, connection.sent, connection.received))
         return connection
 
-    async def _endpoint(self, opening: Open, root: Root, path: bytes, wake: Wake) -> tuple[Endpoint, Open]:
-        engines, tuning = self._shop.engines, self._shop.tuning
-        meter = Meter() if opening.profile else None
-        if opening.side == "receiver":
-            try:
-                sender = await self._shop.blocking(engines.sender, path, opening, wake.write_fd)
-            except OSError as e:
-                raise roots.source_error(path, e) from None
-            session = SenderSession(first_list_window=tuning.first_list_window)
-            guarded = opening.delete and not opening.force
-            sender.start()
-            return SenderEndpoint(session, sender, guarded=guarded, observe=self._observe, meter=meter), opening
-        make = partial(engines.receiver, arrow=">", temp_tag=self._shop.identity().agent[:4].hex())
-        try:
-            receiver = await self._shop.blocking(make, root.path, opening, wake.write_fd)
-        except OSError as e:
-            raise roots.destination_error(path, e) from None
-        endpoint = ReceiverEndpoint(
-            ReceiverSession(first_list_window=tuning.first_list_window), receiver, observe=self._observe, meter=meter
-        )
-        return endpoint, opening._replace(state=receiver.state)
+    async def _open(self, session: Session, connection: Connection, opening: Open) -> None:
+        session.send(opening)
+        await connection.send(opening)
+        self.begun = True
 
-    async def _run(self, pump: Pump, connection: Connection, opening: Open) -> None:
+    async def _hear_opened(self, session: Session, connection: Connection) -> None:
+        """What comes of OPEN, where that has to be known before there is an engine."""
+        message, payload = await connection.receive()
+        session.receive_untrusted(message, b"" if payload is None else payload)
+        if isinstance(message, Error):
+            self._refused = True
+            raise SyncError.from_wire(*message)
+        if isinstance(message, Cancel):
+            raise SyncError("cancelled", "the other side cancelled it")
+
+    async def _run(self, pump: Pump, memory: Memory, connection: Connection, opening: Open) -> Pump:
+        """The session on its engine, which is closed then, however it ends."""
+        endpoint = pump.endpoint
         try:
-            pump.endpoint.session.send(opening)
-            await connection.send(opening)
-            self.begun = True
+            if not self.begun:
+                await self._open(endpoint.session, connection, opening)
             async with beside(self._watch, pump, opening):
                 await pump.run()
+            if endpoint.finished:
+                await memory.commit(writing=isinstance(endpoint, ReceiverEndpoint))
+            return pump
+        finally:
+            self._refused = self._refused or pump.refused
+            self.ended = pump.refused or endpoint.finished
+            await self._shop.close(endpoint)
+            self._take_profile(endpoint)
+            self.moved = endpoint.counters().get("data_bytes", 0) > 0
+            if not endpoint.finished:
+                self._totals.lose_epoch(endpoint.applied())
+
+    @contextlib.asynccontextmanager
+    async def _broken_off(self, connection: Connection) -> AsyncIterator[None]:
+        """Tell the other side what ends the session, once it has heard of it."""
+        try:
+            yield
         except ProtocolError as e:
             error = SyncError("protocol", f"the session broke off: {e}")
             await refuse(connection, error)
@@ -265,7 +355,7 @@ class _Epoch:
         except trio.ClosedResourceError:
             raise ConnectionLost("the link is gone") from None
         except SyncError as e:
-            if not pump.refused:
+            if self.begun and not self._refused:
                 await refuse(connection, e)
             raise
 
@@ -309,6 +399,10 @@ class _Epoch:
                 await self._route.give_back(connection)
             else:
                 await close_now(connection)
+
+    async def _say_news(self, memory: Memory) -> None:
+        if news := await memory.news():
+            self._report(Notice(news))
 
     def _observe(self, kind: str, payload: Any) -> None:
         if kind == "items":

@@ -7,8 +7,6 @@ what they may be handed is bounded by credits.  So two pumps cannot wait for eac
 from __future__ import annotations
 
 import contextlib
-import os
-import sys
 from typing import TYPE_CHECKING
 
 import trio
@@ -20,10 +18,9 @@ from proto.session import SenderSession, State
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from types import TracebackType
-    from typing import Self
 
     from agentd.sync.endpoints import Endpoint, Outgoing
+    from agentd.wake import Wake
     from agentd.wire import Connection
 
 CANCEL_PATIENCE_S = 2.0
@@ -37,36 +34,6 @@ LAST_WORDS_S = 1.0
 """How long a connection that cannot be written to is still read."""
 
 _CANCEL = peer.Cancel()
-
-
-class Wake:
-    """The descriptor by which an engine's threads wake the pump.  Close it after the engine."""
-
-    def __init__(self) -> None:
-        if sys.platform == "linux":
-            self.write_fd = self._read_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        else:
-            self._read_fd, self.write_fd = os.pipe()
-            os.set_blocking(self._read_fd, False)
-            os.set_blocking(self.write_fd, False)
-
-    async def wait(self) -> None:
-        """Wait until it was written to, and drain it."""
-        await trio.lowlevel.wait_readable(self._read_fd)
-        try:
-            os.read(self._read_fd, 512)
-        except BlockingIOError:
-            pass
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, _type: type[BaseException] | None, _value: BaseException | None, _tb: TracebackType | None
-    ) -> None:
-        os.close(self._read_fd)
-        if self.write_fd != self._read_fd:
-            os.close(self.write_fd)
 
 
 class Pump:

@@ -11,8 +11,11 @@ import trio
 from agentd.sync import roots
 from agentd.sync.common import greeted, refuse
 from agentd.sync.endpoints import Endpoint, ReceiverEndpoint, SenderEndpoint
+from agentd.sync.engines import Knowing
+from agentd.sync.memory import EVERYTHING, LOOK_MAX, Memory, remembering
 from agentd.sync.meter import Meter
-from agentd.sync.pump import Pump, Wake
+from agentd.sync.pump import Pump
+from agentd.wake import Wake
 from agentd.wire import ConnectionLost
 from proto.errors import ProtocolError, SyncError
 from proto.job import shown
@@ -74,55 +77,86 @@ async def _receive(shop: Workshop, served: Served, opening: Open) -> bool:
     meter = Meter() if opening.profile else None
     arrow = ">" if who.agent == shop.identity().agent else "<"
     holder = f"agent {who.agent.hex()[:8]} (session {opening.session.hex()[:8]})"
-    async with shop.writing(opening.session, root, holder, dry_run=opening.dry_run):
+    failed = partial(roots.destination_error, path)
+    async with (
+        shop.writing(opening.session, root, holder, dry_run=opening.dry_run),
+        remembering(
+            shop.trees, root, opening, side="receiver", peer=who.agent, initiating=False, failed=failed
+        ) as memory,
+    ):
+        baseline = memory.common(opening.baselines)
+        looks = None
+        if opening.baselines:
+            if baseline is not None:
+                await memory.refresh()
+                looks = await memory.changes(baseline, LOOK_MAX)
+            baseline = None if looks is None else baseline
+        elif opening.scoped:
+            await memory.renew()
         with Wake() as wake:
-            make = partial(shop.engines.receiver, arrow=arrow, temp_tag=shop.identity().agent[:4].hex())
-            try:
-                engine = await shop.blocking(make, root.path, opening, wake.write_fd)
-            except OSError as e:
-                raise roots.destination_error(path, e) from None
-            tuning = shop.tuning
-            opened = Opened(
-                opening.session,
-                opening.epoch,
-                max(tuning.list_window, tuning.first_list_window),
-                tuning.data_window,
-                engine.state,
-            )
-            endpoint = ReceiverEndpoint(session, engine, final=served.totals.of_all_epochs, meter=meter)
-            del engine  # the endpoint alone refers to it
-            return await _run(shop, served, endpoint, opened, wake)
+            async with memory.engaged(fills=not opening.dry_run) as tree:
+                missed = bool(opening.baselines) and baseline is None
+                knowing = Knowing(
+                    None if opening.dry_run else tree, memory.since, bool(opening.baselines) or opening.scoped, missed
+                )
+                make = partial(shop.engines.receiver, arrow=arrow, temp_tag=shop.identity().agent[:4].hex())
+                try:
+                    engine = await shop.blocking(make, root.path, opening, wake.write_fd, knowing)
+                except OSError as e:
+                    raise failed(e) from None
+                endpoint = ReceiverEndpoint(session, engine, final=served.totals.of_all_epochs, meter=meter)
+                if opening.baselines:
+                    endpoint.look(EVERYTHING if looks is None else looks)
+                tuning = shop.tuning
+                window = max(tuning.list_window, tuning.first_list_window)
+                opened = Opened(opening.session, opening.epoch, window, tuning.data_window, engine.state, baseline)
+                del engine  # the endpoint alone refers to it
+                return await _run(shop, served, endpoint, opened, wake, memory)
 
 
 async def _send(shop: Workshop, served: Served, opening: Open) -> bool:
     path = roots.absolute(opening.root)
     root = await shop.blocking(roots.source_root, path)
     _guard_overlap(shop, served.connection, root, opening)
+    who = greeted(served.connection)
     session = SenderSession(first_list_window=shop.tuning.first_list_window)
     session.receive_untrusted(opening)
     meter = Meter() if opening.profile else None
-    with Wake() as wake:
-        try:
-            engine = await shop.blocking(shop.engines.sender, path, opening, wake.write_fd)
-        except OSError as e:
-            raise roots.source_error(path, e) from None
-        endpoint = SenderEndpoint(session, engine, guarded=opening.delete and not opening.force, meter=meter)
-        endpoint.begin(
-            want_all=opening.state in ("missing", "empty"),
-            list_window=opening.list_window,
-            data_window=opening.data_window,
-        )
-        engine.start()
-        del engine  # the endpoint alone refers to it
-        return await _run(shop, served, endpoint, Opened(opening.session, opening.epoch, 0, 0), wake)
+    failed = partial(roots.source_error, path)
+    async with remembering(
+        shop.trees, root, opening, side="sender", peer=who.agent, initiating=False, failed=failed
+    ) as memory:
+        baseline = memory.common(opening.baselines)
+        looks = await memory.changes_of_sender(baseline)
+        baseline = None if looks is None else baseline
+        with Wake() as wake:
+            async with memory.engaged(fills=looks is None) as tree:
+                make = partial(shop.engines.sender, tree=tree, looks=looks)
+                try:
+                    engine = await shop.blocking(make, path, opening, wake.write_fd)
+                except OSError as e:
+                    raise failed(e) from None
+                guarded = opening.delete and not opening.force and looks is None
+                endpoint = SenderEndpoint(session, engine, guarded=guarded, meter=meter)
+                endpoint.begin(
+                    want_all=opening.state in ("missing", "empty"),
+                    list_window=opening.list_window,
+                    data_window=opening.data_window,
+                )
+                engine.start()
+                del engine  # the endpoint alone refers to it
+                opened = Opened(opening.session, opening.epoch, 0, 0, None, baseline)
+                return await _run(shop, served, endpoint, opened, wake, memory)
 
 
-async def _run(shop: Workshop, served: Served, endpoint: Endpoint, opened: Opened, wake: Wake) -> bool:
+async def _run(shop: Workshop, served: Served, endpoint: Endpoint, opened: Opened, wake: Wake, memory: Memory) -> bool:
     try:
         endpoint.session.send(opened)
         await served.connection.send(opened)
         served.pump = Pump(served.connection, endpoint, wake, farewell=_STOPPING)
         await served.pump.run()
+        if endpoint.finished:
+            await memory.commit(writing=isinstance(endpoint, ReceiverEndpoint))
         return served.pump.reusable
     finally:
         await shop.close(endpoint)

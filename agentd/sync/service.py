@@ -25,6 +25,7 @@ from proto.errors import ProtocolError, RemoteProtocolError, SyncError
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
+    from agentd.sync.memory import Trees
     from proto.hello import Hello
     from proto.job import Job, JobEvent, Outcome
 
@@ -39,7 +40,8 @@ Key = tuple[bytes, bytes]
 
 
 class Sessions:
-    """Runs jobs, and serves other agents' sessions.  ``engines`` are the crate's unless given."""
+    """Runs jobs, and serves other agents' sessions.  ``engines`` are the crate's unless given; without ``trees`` every
+    session lists everything."""
 
     def __init__(
         self,
@@ -49,11 +51,12 @@ class Sessions:
         journal: Journal,
         tuning: Tuning | None = None,
         engines: Engines | None = None,
+        trees: Trees | None = None,
     ) -> None:
         self._links = links
         tuning = tuning or Tuning()
         self._shop = Workshop(
-            identity, journal, tuning, engines or CrateEngines(tuning), Leases(), trio.CapacityLimiter(16)
+            identity, journal, tuning, engines or CrateEngines(tuning), Leases(), trio.CapacityLimiter(16), trees
         )
         self._served: dict[Key, Served] = {}
         self._epochs: OrderedDict[Key, tuple[int, Totals]] = OrderedDict()

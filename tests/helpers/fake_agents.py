@@ -18,6 +18,7 @@ from tests.helpers.fake_engine import FakeReceiver, FakeSender, Tree
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
+    from agentd.sync.engines import Knowing
     from proto.errors import SyncError
     from proto.peer import Open
 
@@ -33,18 +34,39 @@ class FakeEngines:
         """Set: senders start to list; a test that wants a session to hang clears it."""
         self.refuse: OSError | None = None
 
-    def sender(self, root: bytes, open: Open, wake_fd: int) -> FakeSender:  # noqa: A002
+    def sender(
+        self,
+        root: bytes,
+        open: Open,  # noqa: A002
+        wake_fd: int,
+        *,
+        tree: Any = None,
+        looks: Any = None,
+    ) -> FakeSender:
         if self.refuse is not None:
             raise self.refuse
         pushing = open.side == "receiver"
         window = self.tuning.first_list_window if pushing else open.list_window
         engine = FakeSender(
-            self.trees[root], list_window=window, data_window=0 if pushing else open.data_window, wake_fd=wake_fd
+            self.trees[root],
+            list_window=window,
+            data_window=0 if pushing else open.data_window,
+            wake_fd=wake_fd,
+            looks=None if looks is None else bytes(looks),
         )
         self.made.append(engine)
         return engine
 
-    def receiver(self, root: bytes, open: Open, wake_fd: int, *, arrow: str, temp_tag: str) -> FakeReceiver:  # noqa: A002
+    def receiver(
+        self,
+        root: bytes,
+        open: Open,  # noqa: A002
+        wake_fd: int,
+        knowing: Knowing,
+        *,
+        arrow: str,
+        temp_tag: str,
+    ) -> FakeReceiver:
         assert arrow in "<>"
         assert len(temp_tag) == 8
         before = self.trees.get(root)
@@ -56,6 +78,8 @@ class FakeEngines:
             list_window=max(self.tuning.list_window, self.tuning.first_list_window),
             data_window=self.tuning.data_window,
             wake_fd=wake_fd,
+            partial=knowing.partial,
+            skip_first=knowing.skip_first,
         )
         self.made.append(engine)
         return engine

@@ -342,7 +342,7 @@ def test_the_engines_never_stall_and_end_in_equal_trees(
 
         ends = join(
             cast("SenderEngine", sender),
-            receiver,
+            cast("ReceiverEngine", receiver),
             pushing=pushing,
             windows=(list_window, data_window),
             capacities=capacities,

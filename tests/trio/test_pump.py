@@ -14,7 +14,8 @@ import trio
 import trio.testing
 
 from agentd.sync.endpoints import SenderEndpoint
-from agentd.sync.pump import Pump, Wake
+from agentd.sync.pump import Pump
+from agentd.wake import Wake
 from agentd.wire import Connection, ConnectionLost
 from proto.errors import RemoteProtocolError, SyncError
 from proto.peer import Ack, Cancel, Closed, Data, Done, Error, List, ListEnd, Open, Opened, Want

@@ -429,8 +429,8 @@ async def test_cancelling_ends_both_sides(joined: Joined, roots: tuple[bytes, by
 def _never_lists(engines: FakeEngines, stuck: trio.Event) -> None:
     real = engines.sender
 
-    def sender(*args: Any) -> FakeSender:
-        engine = real(*args)
+    def sender(*args: Any, **more: Any) -> FakeSender:
+        engine = real(*args, **more)
         engine.start = lambda: None  # type: ignore[method-assign]
         trio.from_thread.run_sync(stuck.set)
         return engine

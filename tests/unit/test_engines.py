@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from agentd import _core
-from agentd.sync.engines import CrateEngines, Tuning
+from agentd.sync.engines import CrateEngines, Knowing, Tuning
 from proto.peer import Open
 
 if TYPE_CHECKING:
@@ -26,5 +26,5 @@ def test_smaller_files_are_worth_a_delta_over_a_long_link(
     told: dict[str, Any] = {}
     monkeypatch.setattr(_core, "Receiver", lambda root, **keywords: told.update(keywords, root=root))
     opening = Open(bytes(16), 0, "receiver", bytes(tmp_path), 0, 0, rtt_us=rtt_us)
-    CrateEngines(TUNING).receiver(bytes(tmp_path), opening, 1, arrow="<", temp_tag="00000000")
+    CrateEngines(TUNING).receiver(bytes(tmp_path), opening, 1, Knowing(), arrow="<", temp_tag="00000000")
     assert told["delta_min"] == delta_min

@@ -217,6 +217,7 @@ def test_looks_have_an_end() -> None:
 def test_baselines_are_the_openers_to_name() -> None:
     assert "more baselines" in refused(ReceiverSession(), PUSH._replace(baselines=[OLD, OLDER]))
     assert "more baselines" in refused(ReceiverSession(), KNOWN_PUSH._replace(scoped=True))
+    assert "the sender alone" in refused(SenderSession(), PULL._replace(scoped=True))
     assert "has nothing" in refused(SenderSession(), KNOWN_PULL._replace(state="empty"))
     for opening, answer in (
         (KNOWN_PUSH, opened(KNOWN_PUSH, OLD)._replace(state="missing")),

@@ -1,0 +1,178 @@
+"""What one end of a session remembers: the tree of its root, and the states that were agreed with the other end.
+
+Without a tree (a root that is one file, or a dry run's missing one) nothing is remembered, and everything is listed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any, Protocol
+
+from agentd.tree.baselines import key
+from proto import limits
+from proto.errors import SyncError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Sequence
+
+    from agentd.sync.roots import Root
+    from agentd.tree.known import CrateTree, Filling, Known
+    from proto.peer import Open
+
+EVERYTHING = b"\x01\x00\x00\x00\x00\x00"
+"""The looks that are the root with everything below it."""
+
+LOOKS_MAX = 8 << 20
+"""Bytes of a sender's own looks; beyond, listing everything is no more work."""
+
+LOOK_MAX = limits.PAYLOAD_MAX // 2
+"""Bytes of one LOOK."""
+
+
+class Trees(Protocol):
+    """What is needed of ``agentd.tree.trees.Trees``."""
+
+    def use(self, root: bytes, filters: Sequence[bytes]) -> contextlib.AbstractAsyncContextManager[Known | None]: ...  # noqa: D102
+    def verify(self, root: bytes, filters: Sequence[bytes]) -> None: ...  # noqa: D102
+
+
+class Memory:
+    """For one epoch.  ``failed`` makes of an OSError about the root what a person is told."""
+
+    def __init__(self, known: Known | None, key_: bytes, opening: Open, failed: Callable[[OSError], SyncError]) -> None:
+        self.since: int | None = None
+        """Up to where own changes are agreed, by the tree's ticks."""
+        self._known = known
+        self._key = key_
+        self._opening = opening
+        self._failed = failed
+        self._held: list[tuple[bytes, int]] = []
+        self._tick: int | None = None
+        self._agreed: bytes | None = None
+        self._filling: Filling | None = None
+
+    async def recall(self) -> None:
+        """Find out which baselines there are."""
+        if self._known is not None and not self._opening.checksum:
+            self._held = await self._known.call(lambda tree: tree.baselines(self._key))
+
+    def offers(self, count: int) -> list[bytes]:
+        """The newest baselines, for OPEN."""
+        return [] if self._opening.scoped else [id_ for id_, _ in self._held[:count]]
+
+    def common(self, baselines: list[bytes]) -> bytes | None:
+        """The first of an OPEN's that is held here too."""
+        held = dict(self._held)
+        return next((id_ for id_ in baselines if id_ in held), None)
+
+    async def refresh(self) -> None:
+        """Make the tree true as of now, which is where what this session agrees on begins.  Raises SyncError."""
+        if self._known is None:
+            return
+        try:
+            true = await self._known.refresh()
+        except OSError as e:
+            raise self._failed(e) from None
+        self._tick = await self._known.call(lambda tree: tree.tick()) if true else None
+
+    async def changes(self, baseline: bytes | None, limit: int) -> Any | None:
+        """Looks at what changed here since ``baseline`` was agreed, up to ``refresh()``; None: it cannot be told."""
+        known, since = self._known, dict(self._held).get(baseline or b"")
+        if known is None or since is None or self._tick is None:
+            return None
+        looks = await known.changes(since, limit)
+        self.since = None if looks is None else since
+        return looks
+
+    async def changes_of_sender(self, baseline: bytes | None) -> Any | None:
+        """The same for the end that lists: a source that lost all it had is refused, where that deletes everything."""
+        known = self._known
+        if baseline is None and (known is None or await known.call(lambda tree: tree.is_new())):
+            return None  # its walk fills the tree
+        await self.refresh()
+        looks = await self.changes(baseline, LOOKS_MAX)
+        guarded = self._opening.delete and not self._opening.force
+        if looks is not None and guarded and known is not None:
+            counters = await known.call(lambda tree: tree.counters())
+            if not counters["entries"]:
+                raise source_empty()
+        return looks
+
+    async def renew(self) -> None:
+        """For a scoped session's receiver: where nothing else changed here, what was agreed last stays so behind it."""
+        newest = self._held[0][0] if self._held else None
+        if newest is None:
+            return
+        await self.refresh()
+        looks = await self.changes(newest, LOOK_MAX)
+        if looks is not None and not len(looks):
+            self._agreed = newest
+        if self.since is None:
+            self.since = self._held[0][1]
+
+    @contextlib.asynccontextmanager
+    async def engaged(self, *, fills: bool) -> AsyncIterator[CrateTree | None]:
+        """The tree for an engine, while the body runs; ``fills``: it learns from what the engine lists or writes."""
+        if self._known is None:
+            yield None
+        elif not fills:
+            yield self._known.tree
+        else:
+            async with self._known.filling() as self._filling:
+                yield None if self._filling is None else self._known.tree
+                self._filling = None
+
+    async def commit(self, *, writing: bool) -> None:
+        """The session ended in order; before the tree is let go of."""
+        known, opening, filling = self._known, self._opening, self._filling
+        if known is None or opening.dry_run or opening.checksum or (filling is not None and filling.disturbed):
+            return
+        if opening.scoped:
+            if self._agreed is not None and filling is not None:
+                await known.commit(self._key, self._agreed, await known.call(lambda tree: tree.tick()))
+            return
+        tick = self._tick
+        if filling is not None and (writing or tick is None):
+            # nothing but the session's own work was found since it began: a refresh would have disturbed it
+            tick = await known.call(lambda tree: tree.tick())
+        elif writing:
+            return  # its writes are not known for its own
+        if tick is not None:
+            await known.commit(self._key, opening.session, tick)
+
+    async def news(self) -> str:
+        """What a person should know about the tree."""
+        return "" if self._known is None else await self._known.news()
+
+
+def source_empty() -> SyncError:
+    """A source without an entry would delete everything."""
+    return SyncError("source-empty", "the source has nothing to sync, and --delete was given")
+
+
+@contextlib.asynccontextmanager
+async def remembering(
+    trees: Trees | None,
+    root: Root,
+    opening: Open,
+    *,
+    side: str,
+    peer: bytes,
+    initiating: bool,
+    failed: Callable[[OSError], SyncError],
+) -> AsyncIterator[Memory]:
+    """The memory of one end, ``side``, in a session with the agent ``peer``.
+
+    What a receiver wrote is verified behind it.
+    """
+    key_ = key(peer, side, opening, initiating=initiating)
+    writing = side == "receiver" and not opening.dry_run
+    if trees is None or root.kind not in ("directory", "missing") or (root.kind == "missing" and not writing):
+        yield Memory(None, key_, opening, failed)
+        return
+    async with trees.use(root.path, opening.filters) as known:
+        memory = Memory(known, key_, opening, failed)
+        await memory.recall()
+        yield memory
+        if known is not None and writing:
+            trees.verify(root.path, opening.filters)
