@@ -145,6 +145,14 @@ class Receiver:
     ``delta_min`` is the size from which a file with a basis is asked for by signature.
     ``arrow`` is the first character of an itemized transfer: "<" sent, ">" received.
     ``hard_links`` makes what the list says are names of one file names of one file here too, and of no other.
+    ``partial``: the list may tell of single names (PARTIAL groups), and be asked for more (``look``); the root is never
+    "missing" or "empty", and is made when it is missing.  ``skip_first``: what comes before the first LIST-END is
+    checked and not wanted.
+    ``since``: the tree's tick at the baseline.  What the tree says was changed here later, and is to change again, is a
+    conflict: with ``on_conflict`` "overwrite" it is replaced, and counted; with "stop" it is left, as the problem
+    "changed-here"; with "keep-both" a file or symlink that makes room gets the name
+    ``NAME.conflict-YYYYMMDD-HHMMSS`` (UTC; a count behind it where that is taken), and is counted.  Of what was to be
+    deleted, and of directories that were to make room, the latter two leave what was changed.
     """
 
     def __init__(
@@ -170,6 +178,10 @@ class Receiver:
         temp_tag: str,
         wake_fd: int,
         profile: bool = False,
+        since: int | None = None,
+        partial: bool = False,
+        skip_first: bool = False,
+        on_conflict: str = "overwrite",
     ) -> None: ...
 
     state: str
@@ -180,18 +192,23 @@ class Receiver:
         """LIST chunk ``n``."""
 
     def list_end_untrusted(self, chunks: int, entries: int, hash: bytes) -> None:  # noqa: A002
-        """LIST-END: chunk count, entry count and BLAKE3 over the chunks in order."""
+        """LIST-END: chunk count, entry count and BLAKE3 over the chunks in order, all of them so far."""
+
+    def look(self, payload: Buffer | bytes) -> None:
+        """Ask for these paths (docs/protocol.md, LOOK; a Buffer is left as it is): emits ("look", 0, payload) and
+        expects one more LIST-END.  With ``partial``, before the first LIST-END is handed in; else ValueError."""
 
     def data_untrusted(self, payload: Buffer) -> None:
         """A DATA batch, from any connection."""
 
     def next_control(self) -> Event | None:
-        """The next "want", "basis", "again", "ack", "problems" or "items" event; last ("done", 0, None)."""
+        """The next "want", "look", "basis", "again", "ack", "problems" or "items" event; last ("done", 0, None)."""
 
     def counters(self) -> dict[str, int]:
         """Monotonic: listed, listed_bytes, compared, wanted_files, wanted_bytes, files, bytes (of files applied),
         literal, matched, created, updated, dirs, symlinks, linked (names; of files created or updated, too), meta,
-        deleted, problems, skipped, data_bytes, list_done."""
+        deleted, problems, skipped, conflicts (entries that someone else changed, replaced or kept), data_bytes,
+        list_done."""
 
     def profile(self) -> dict[str, tuple[int, int, int]]:
         """Where the time went, with ``profile=True``: by stage, ns that the engine's threads spent in it, and its first

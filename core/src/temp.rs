@@ -30,9 +30,33 @@ pub enum Kind {
     Fresh,
 }
 
+impl Kind {
+    fn suffix(self) -> &'static [u8] {
+        match self {
+            Self::Temp => TEMP,
+            Self::Aside => ASIDE,
+            Self::Fresh => FRESH,
+        }
+    }
+}
+
+/// An odd step visits every number once before any comes again.
+const STEP: u32 = 0x9e37_79b9;
+/// What undoes a multiplication by it. Newton's iteration doubles the bits that are right, beginning with three.
+const UNSTEP: u32 = {
+    let mut inverse = STEP;
+    let mut bits = 3;
+    while bits < 32 {
+        inverse = inverse.wrapping_mul(2u32.wrapping_sub(STEP.wrapping_mul(inverse)));
+        bits *= 2;
+    }
+    inverse
+};
+
 /// Makes names with one agent's tag.
 pub struct Namer {
     tag: [u8; 8],
+    first: u32,
     next: AtomicU32,
 }
 
@@ -48,26 +72,21 @@ impl Namer {
         if rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty()).is_err() {
             seed = std::process::id().to_le_bytes();
         }
-        let next = AtomicU32::new(u32::from_le_bytes(seed));
-        Ok(Self { tag, next })
+        let first = u32::from_le_bytes(seed);
+        let next = AtomicU32::new(first);
+        Ok(Self { tag, first, next })
     }
 
     /// A fresh name for `name`.
     pub fn name(&self, kind: Kind, name: &[u8]) -> Vec<u8> {
-        let suffix = match kind {
-            Kind::Temp => TEMP,
-            Kind::Aside => ASIDE,
-            Kind::Fresh => FRESH,
-        };
-        // An odd step visits every number once before any comes again.
-        let random = self.next.fetch_add(0x9e37_79b9, Ordering::Relaxed);
+        let random = self.next.fetch_add(STEP, Ordering::Relaxed);
         let mut out = Vec::with_capacity(COMPONENT_MAX);
         out.push(b'.');
         out.extend_from_slice(stem(name));
         out.push(b'.');
         out.extend_from_slice(&self.tag);
         out.extend_from_slice(format!("{random:08x}").as_bytes());
-        out.extend_from_slice(suffix);
+        out.extend_from_slice(kind.suffix());
         out
     }
 
@@ -84,6 +103,17 @@ impl Namer {
         let (kind, stem) = self.own(name)?;
         let directory = kind == Kind::Temp && stat_at(dir, name).is_ok_and(|m| m.kind == DIRECTORY);
         Some((if directory { Kind::Aside } else { kind }, stem))
+    }
+
+    /// Whether `name`, one of this agent's, was made by this very namer: what it stands for is in use.
+    pub fn made(&self, name: &[u8]) -> bool {
+        let random = parse(name).and_then(|(kind, ..)| {
+            let end = name.len() - kind.suffix().len();
+            let digits = std::str::from_utf8(&name[end - 8..end]).ok()?;
+            u32::from_str_radix(digits, 16).ok()
+        });
+        let steps = |to: u32| to.wrapping_sub(self.first).wrapping_mul(UNSTEP);
+        random.is_some_and(|random| steps(random) < steps(self.next.load(Ordering::Relaxed)))
     }
 }
 
@@ -122,6 +152,7 @@ mod tests {
                 assert_eq!(other.own(&temp), None);
                 assert!(parse(&temp).is_some());
                 assert_ne!(temp, namer.name(kind, name));
+                assert!(namer.made(&temp) && !other.made(&temp));
             }
         }
         for name in [

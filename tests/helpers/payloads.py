@@ -5,8 +5,8 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
-DIRECTORY, REGULAR, SYMLINK, OTHER, UNREADABLE = range(5)
-FIRST, LAST, INCOMPLETE = 1, 2, 4
+DIRECTORY, REGULAR, SYMLINK, OTHER, UNREADABLE, GONE = range(6)
+FIRST, LAST, INCOMPLETE, PARTIAL = 1, 2, 4, 8
 SINGLE, OWNERS, HASHES, LINKS = 1, 2, 4, 8
 WHOLE, PIECE_RECORD, END, PROBLEM = 1, 2, 3, 4
 RAW, DELTA, SAME, HOLE = 0, 1, 2, 3

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import blake3
 
 from agentd import _core
-from tests.helpers.payloads import DIRECTORY, WHOLE, Entry, Group, pack_list, pack_record
+from tests.helpers.payloads import DIRECTORY, FIRST, LAST, PARTIAL, WHOLE, Entry, Group, pack_list, pack_record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -40,14 +40,18 @@ class Driver:
         self.wants: dict[int, bytes] = {}
         self.bases: list[bytes] = []
         self.again: list[tuple[int, int]] = []
+        self.looks: list[bytes] = []
         self.payloads: list[bytes] = []
+        self.entries = 0
         self.done = False
 
     def send_list(self, *chunks: list[Group], flags: int = 0) -> Driver:
-        self.payloads = [pack_list(groups, flags) for groups in chunks]
-        self.entries = sum(len(g.entries) for groups in chunks for g in groups)
-        for n, payload in enumerate(self.payloads):
-            self.engine.list_untrusted(n, buffer(payload))
+        """Chunks behind those that were sent before."""
+        for groups in chunks:
+            payload = pack_list(groups, flags)
+            self.engine.list_untrusted(len(self.payloads), buffer(payload))
+            self.payloads.append(payload)
+            self.entries += sum(len(g.entries) for g in groups)
         return self
 
     def end_list(self) -> Driver:
@@ -81,6 +85,8 @@ class Driver:
                 self.wants[n] = raw
             case "basis":
                 self.bases.append(raw)
+            case "look":
+                self.looks.append(raw)
             case "again":
                 self.again.extend(struct.iter_unpack("<II", raw))
             case "done":
@@ -92,6 +98,11 @@ class Driver:
     def failed(self) -> str:
         failure = self.run().engine.failure()
         return failure[0] if failure else "no failure"
+
+
+def named(path: bytes, *entries: Entry) -> Group:
+    """A group of single names."""
+    return Group(path, list(entries), FIRST | LAST | PARTIAL)
 
 
 def buffer(data: bytes) -> _core.Buffer:

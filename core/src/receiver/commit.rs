@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::apply::{path_of, settled};
 use super::outbox::add;
 use super::state::{Pending, Place};
-use super::{Aside, Shared, groups, problem};
+use super::{Aside, Shared, conflict, groups, problem};
 use crate::beneath::{self, join, lock};
 use crate::profile::Stage;
 use crate::record::Record;
@@ -58,6 +58,7 @@ impl Shared {
                 lock(&self.asides).push(Aside { dir, name, aside });
                 Ok(())
             }
+            Place::Kept => conflict::keep_both(fd, temp, name),
             Place::Nowhere => Err(io::ErrorKind::NotFound.into()),
         }
     }

@@ -1,9 +1,10 @@
 //! The generator: takes file-list chunks in order, makes directories and symlinks, and says what else to send.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::dirs::{Dirs, Here, Parts};
+use super::dirs::{Dir, Dirs, Here, Parts};
 use super::entries::At;
 use super::groups::{self, Follower};
 use super::linking::Member;
@@ -29,6 +30,10 @@ pub fn run(shared: &Shared) {
         next: 0,
         entries: 0,
         hasher: blake3::Hasher::new(),
+        distrusted: RefCell::default(),
+        begun: false,
+        skipping: shared.options.skip_first,
+        between: false,
         ended: false,
     };
     let next = || shared.queue.next_input(|| shared.stopped());
@@ -50,6 +55,14 @@ pub struct Generator<'a> {
     next: u32,
     entries: u64,
     hasher: blake3::Hasher,
+    /// Paths to tell the tree about, and whether with all below.
+    pub(super) distrusted: RefCell<Vec<(Vec<u8>, bool)>>,
+    /// The root is known.
+    begun: bool,
+    /// What comes before the first LIST-END is of no use.
+    skipping: bool,
+    /// A LIST-END came that was not the last, and nothing behind it.
+    between: bool,
     ended: bool,
 }
 
@@ -103,13 +116,22 @@ impl Generator<'_> {
             return self.violation("a file list without what was asked for, or with more");
         }
         let others = self.other_names(&chunk)?;
-        if n == 0 {
+        self.next += 1;
+        self.entries += chunk.entries() as u64;
+        if self.skipping {
+            self.announce(n, chunk, Vec::new(), Found::default());
+            return Ok(());
+        }
+        // What is listed once more is compared with what the first time has made of it.
+        if std::mem::take(&mut self.between) && !shared.queue.settle(|| shared.stopped()) {
+            return Err(Stop);
+        }
+        let first = !std::mem::replace(&mut self.begun, true);
+        if first {
             self.begin(&chunk)?;
         } else if chunk.flags() & list::SINGLE != 0 {
             return self.violation("a second chunk for a single file");
         }
-        self.next += 1;
-        self.entries += chunk.entries() as u64;
         add(&shared.counters.listed, chunk.entries() as u64);
         add(
             &shared.counters.listed_bytes,
@@ -121,12 +143,13 @@ impl Generator<'_> {
             let mut dirs = lock(&shared.dirs);
             dirs.listed(chunk.len() as u64);
             for (at, group) in chunk.groups().iter().enumerate() {
-                homes.push(self.group(&mut dirs, &chunk, n == 0 && at == 0, group, &mut found)?);
+                homes.push(self.group(&mut dirs, &chunk, (first, at), group, &mut found)?);
             }
             if !chunk.links().is_empty() {
                 self.linked(&mut dirs, n, &chunk, &others, &mut found)?;
             }
         }
+        self.tell_distrusted();
         add(&shared.counters.compared, chunk.entries() as u64);
         if shared.wants_all {
             // What a WANT would have to say, the sender does not hear.
@@ -174,40 +197,67 @@ impl Generator<'_> {
         if self.ended || chunks != self.next || entries != self.entries || *self.hasher.finalize().as_bytes() != hash {
             return self.violation("the file list does not match its end");
         }
-        if self.next == 0 {
+        if self.next == 0 && !self.shared.options.partial {
             return self.violation("a file list without a root");
         }
-        let unfinished = lock(&self.shared.dirs)
-            .list
-            .iter()
-            .any(|d| d.parts != Parts::All && d.complete);
-        if unfinished && self.shared.single.get().is_none() {
-            return self.violation("the file list ended before all its directories did");
+        self.whole_directories(&mut lock(&self.shared.dirs))?;
+        self.skipping = false;
+        self.ended = self.shared.queue.end();
+        self.between = !self.ended;
+        if !self.ended {
+            return Ok(());
         }
-        self.ended = true;
         self.shared.counters.list_done.store(1, Ordering::Release);
         self.shared.queue.ended().or_else(|what| self.violation(what))
     }
 
-    fn group(&self, dirs: &mut Dirs, chunk: &Chunk, root: bool, group: &Group, found: &mut Found) -> Step<Home> {
-        let path = chunk.path(group).to_vec();
-        let mut from = group.start;
-        if root {
-            let mut entry = chunk.entry(group.start);
-            if self.shared.single.get().is_some() {
-                // The parent's own metadata are not ours to set.
-                entry.kind = DIRECTORY;
-                let _ = dirs.add(b"", &entry, Here::Existing, false);
-            } else {
-                self.root_entry(dirs, &entry);
-                from += 1;
+    /// At a LIST-END every listing that was to come is there; directories that have none are made.
+    fn whole_directories(&self, dirs: &mut Dirs) -> Step<()> {
+        let open = |dir: &Dir| matches!(dir.parts, Parts::None | Parts::Some) && dir.complete;
+        if dirs.list.iter().any(open) && self.shared.single.get().is_none() {
+            return self.violation("the file list ended before all its directories did");
+        }
+        for n in 0..dirs.list.len() {
+            if dirs.list[n].due && !dirs.is_retracted(&dirs.list[n].path) {
+                self.make_in_place(&mut dirs.list[n]);
             }
+        }
+        Ok(())
+    }
+
+    /// One group. `first` says whether its chunk is the first that counts, `at` which one of the chunk's groups it is.
+    fn group(
+        &self,
+        dirs: &mut Dirs,
+        chunk: &Chunk,
+        (first, at): (bool, usize),
+        group: &Group,
+        found: &mut Found,
+    ) -> Step<Home> {
+        let path = chunk.path(group).to_vec();
+        let named = group.flags & list::PARTIAL != 0;
+        if named && !self.shared.options.partial {
+            return self.violation("single names where all were asked for");
+        }
+        let mut from = group.start;
+        if first && at == 0 && self.shared.single.get().is_some() {
+            let mut entry = chunk.entry(group.start);
+            // The parent's own metadata are not ours to set.
+            entry.kind = DIRECTORY;
+            let _ = dirs.add(b"", &entry, Here::Existing, false, true);
+        } else if self.begins_with_root(chunk, first, at, group) {
+            self.root_entry(dirs, &chunk.entry(group.start), named)?;
+            from += 1;
         }
         let Some(number) = dirs.find(&path) else {
             return self.violation("a directory that was not listed");
         };
-        self.part(dirs, number, group)?;
+        match named {
+            true => self.reach_named(&mut dirs.list[number as usize]),
+            false => self.part(dirs, number, group)?,
+        }
         let dir = &mut dirs.list[number as usize];
+        dir.empty &= named || from == group.start + group.entries;
         let fresh = match dir.due {
             true => self.make(dir, number, chunk, group),
             false => None,
@@ -233,6 +283,7 @@ impl Generator<'_> {
             let mut place = At {
                 dir: number,
                 fd: fd.as_deref(),
+                named,
                 path: join(&path, entry.name),
                 link: chunk.link_of(i),
                 meta: None,
@@ -243,16 +294,24 @@ impl Generator<'_> {
                 found.wanted.push((i, Place::Nowhere));
             }
         }
-        if group.flags & list::LAST != 0 {
-            self.close(&mut dirs.list[number as usize], fd.as_deref());
-        }
         if group.flags & list::INCOMPLETE != 0 {
             dirs.list[number as usize].complete = false;
+            self.distrust(&path, true);
             let out = &self.shared.out;
             out.problem(&self.shared.counters, problem::UNREADABLE_DIR, group.errno, &path);
         }
+        self.tell(&dirs.list[number as usize], chunk, group);
+        if group.flags & list::LAST != 0 && !named {
+            self.close(&mut dirs.list[number as usize], fd.as_deref());
+        }
         let touched = Arc::clone(&dirs.list[number as usize].touched);
         Ok(Home { touched, fresh })
+    }
+
+    /// Whether a group's first entry is the root itself: the list begins with it. In a partial one it may come again.
+    fn begins_with_root(&self, chunk: &Chunk, first: bool, at: usize, group: &Group) -> bool {
+        let again = || self.shared.options.partial && group.entries > 0 && chunk.entry(group.start).name.is_empty();
+        at == 0 && (first || again())
     }
 
     /// A single file has the destination's name, not the source's.
@@ -267,8 +326,20 @@ impl Generator<'_> {
     fn part(&self, dirs: &mut Dirs, number: u32, group: &Group) -> Step<()> {
         let dir = &mut dirs.list[number as usize];
         let first = group.flags & list::FIRST != 0;
-        if first != (dir.parts == Parts::None) || dir.parts == Parts::All {
+        let fits = match dir.parts {
+            Parts::None => first,
+            Parts::Some => !first,
+            Parts::All | Parts::Unasked => first && self.shared.options.partial,
+        };
+        if !fits {
             return self.violation("a directory's parts out of order");
+        }
+        if first {
+            (dir.complete, dir.empty) = (true, true);
+            if self.shared.options.partial && dir.here == Here::New && !dir.due {
+                // What was put there before is among what is there.
+                dir.here = Here::Existing;
+            }
         }
         dir.parts = if group.flags & list::LAST != 0 {
             Parts::All

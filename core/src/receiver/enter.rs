@@ -8,20 +8,14 @@ use std::sync::atomic::Ordering;
 use super::compare::Generator;
 use super::dirs::{Dir, Here};
 use super::problem;
-use crate::beneath::{self, split};
+use crate::beneath::{self, lock, split};
 use crate::temp::{self, Kind};
 
 impl Generator<'_> {
-    /// Reads the names of an existing directory, making it accessible when it is not and we may.
+    /// Reads the names of an existing directory.
     pub(super) fn enter(&self, dir: &mut Dir) {
-        let shared = self.shared;
-        let read = |dir: &mut Dir| -> io::Result<()> {
-            let fd = shared.handles()?.root().open_dir(&dir.path)?;
-            // A directory that can be read but not searched shows names and nothing else.
-            let mode = beneath::stat(&fd)?.mode;
-            if mode & 0o100 == 0 && !shared.privileged && !shared.options.dry_run && shared.open_up(&fd).is_ok() {
-                dir.touched.store(true, Ordering::Release);
-            }
+        let mut read = || -> io::Result<()> {
+            let fd = self.reach(dir)?;
             dir.unlisted.clear();
             beneath::each_name(&fd, |name| {
                 dir.unlisted.insert(name.into());
@@ -29,21 +23,35 @@ impl Generator<'_> {
             self.our_names(dir, &fd);
             Ok(())
         };
-        let mut result = read(dir);
-        if let Err(e) = &result
-            && e.raw_os_error() == Some(libc::EACCES)
-            && !shared.options.dry_run
-            && !dir.path.is_empty()
-            && self.open_up(&dir.path).is_ok()
-        {
-            dir.touched.store(true, Ordering::Release);
-            result = read(dir);
-        }
-        if let Err(e) = result {
+        if let Err(e) = read() {
             dir.here = Here::Blocked;
             dir.complete = false;
-            shared.trouble(problem::WRITE, &dir.path, &e);
+            self.shared.trouble(problem::WRITE, &dir.path, &e);
         }
+    }
+
+    /// Opens an existing directory, making it accessible when it is not and we may.
+    pub(super) fn reach(&self, dir: &Dir) -> io::Result<OwnedFd> {
+        let shared = self.shared;
+        let open = || shared.handles()?.root().open_dir(&dir.path);
+        let fd = match open() {
+            Err(e)
+                if e.raw_os_error() == Some(libc::EACCES)
+                    && !shared.options.dry_run
+                    && !dir.path.is_empty()
+                    && self.open_up(&dir.path).is_ok() =>
+            {
+                dir.touched.store(true, Ordering::Release);
+                open()?
+            }
+            opened => opened?,
+        };
+        // A directory that can be read but not searched shows names and nothing else.
+        let mode = beneath::stat(&fd)?.mode;
+        if mode & 0o100 == 0 && !shared.privileged && !shared.options.dry_run && shared.open_up(&fd).is_ok() {
+            dir.touched.store(true, Ordering::Release);
+        }
+        Ok(fd)
     }
 
     /// Gives the owner access to a directory; its mode is set again at the end.
@@ -66,6 +74,11 @@ impl Generator<'_> {
             .cloned()
             .collect();
         for name in ours {
+            // What this session itself has made, or goes on with, is in use.
+            if shared.options.partial && (shared.namer.made(&name) || lock(&shared.taken).contains(&*name)) {
+                dir.unlisted.remove(&name);
+                continue;
+            }
             match shared.namer.own_in(fd, &name) {
                 None => {
                     dir.unlisted.remove(&name);

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::compare::{Found, Generator, Step};
+use super::conflict::{self, Verdict};
 use super::dirs::{Dir, Dirs, Here};
 use super::fresh::{self, Fresh};
 use super::itemize::{self, Differs};
@@ -14,7 +15,7 @@ use super::state::Place;
 use super::survey::survey;
 use super::{Aside, Before, problem};
 use crate::beneath::{self, Meta, hash_file, lock, split};
-use crate::list::{Chunk, DIRECTORY, Entry, Group, OTHER, REGULAR, SYMLINK, UNREADABLE};
+use crate::list::{Chunk, DIRECTORY, Entry, GONE, Group, OTHER, REGULAR, SYMLINK, UNREADABLE};
 use crate::profile::Stage;
 use crate::temp::{self, Kind};
 
@@ -24,6 +25,8 @@ pub struct At<'a> {
     pub dir: u32,
     /// Its directory's handle; None when there is none (dry run).
     pub fd: Option<&'a OwnedFd>,
+    /// It is listed by its name, without the rest of its directory.
+    pub named: bool,
     /// Its path below the root.
     pub path: Vec<u8>,
     /// The group of names that it is of.
@@ -33,13 +36,18 @@ pub struct At<'a> {
 }
 
 impl Generator<'_> {
-    pub(super) fn root_entry(&self, dirs: &mut Dirs, entry: &Entry<'_>) {
+    /// The root's own entry, in a group of single names or before its listing.
+    pub(super) fn root_entry(&self, dirs: &mut Dirs, entry: &Entry<'_>, named: bool) -> Step<()> {
         let shared = self.shared;
-        let missing = matches!(shared.before, Before::Missing(..));
-        let here = match (missing, shared.options.dry_run) {
+        if entry.kind != DIRECTORY {
+            return self.violation("a root of the wrong kind");
+        }
+        let absent = matches!(shared.before, Before::Missing(..));
+        let missing = absent && dirs.find(b"").is_none();
+        let here = match (absent, shared.options.dry_run) {
             (true, true) => Here::Absent,
-            (true, false) => Here::New,
-            (false, _) => Here::Existing,
+            (true, false) if missing => Here::New,
+            _ => Here::Existing,
         };
         let mut differs = Differs::default();
         if let (Here::Existing, Ok(handles)) = (here, shared.handles())
@@ -53,7 +61,29 @@ impl Generator<'_> {
         if missing || differs.any() {
             self.item(if missing { b'c' } else { b'.' }, b"", entry, missing, differs);
         }
-        let _ = dirs.add(b"", entry, here, differs.any());
+        self.listed(dirs, b"", entry, here, differs.any(), named)?;
+        Ok(())
+    }
+
+    /// Adds a directory, or what is said of it once more.
+    fn listed(
+        &self,
+        dirs: &mut Dirs,
+        path: &[u8],
+        entry: &Entry<'_>,
+        here: Here,
+        differs: bool,
+        named: bool,
+    ) -> Step<u32> {
+        if !self.shared.options.partial && dirs.find(path).is_some() {
+            return self.violation("a directory that is listed twice");
+        }
+        let listing = !named || entry.size == 1;
+        let number = dirs.add(path, entry, here, differs, listing);
+        number.map_or_else(
+            || self.violation("a directory that is listed again while its listing comes"),
+            Ok,
+        )
     }
 
     pub(super) fn entry(
@@ -65,8 +95,11 @@ impl Generator<'_> {
         found: &mut Found,
     ) -> Step<()> {
         let shared = self.shared;
-        if entry.kind == DIRECTORY && dirs.bloated() {
+        if (entry.kind == DIRECTORY || at.named) && dirs.bloated() {
             return self.violation("directories too deep to hold");
+        }
+        if entry.name.is_empty() {
+            return self.violation("a root where none can be");
         }
         if shared.single.get().is_none() {
             // No sender lists these. An entry that a filter protects here is not the peer's to write either.
@@ -77,10 +110,10 @@ impl Generator<'_> {
             }
         }
         let dir = &mut dirs.list[at.dir as usize];
-        let listed_here = dir.unlisted.remove(entry.name);
+        let listed_here = dir.unlisted.remove(entry.name) || at.named;
         if dir.here == Here::Blocked {
-            if entry.kind == DIRECTORY && dirs.add(&at.path, entry, Here::Blocked, false).is_none() {
-                return self.violation("a directory that is listed twice");
+            if entry.kind == DIRECTORY {
+                self.listed(dirs, &at.path, entry, Here::Blocked, false, at.named)?;
             }
             return Ok(());
         }
@@ -95,6 +128,9 @@ impl Generator<'_> {
             },
             _ => None,
         };
+        if matches!(entry.kind, REGULAR | SYMLINK) && shared.options.partial {
+            dirs.retract(&at.path);
+        }
         if let Some(group) = at.link {
             self.member(dirs, i, entry, at, group, found);
             return Ok(());
@@ -109,12 +145,17 @@ impl Generator<'_> {
                 self.symlink(dirs, entry, at, at.meta);
                 Ok(())
             }
+            GONE => {
+                self.gone(dirs, entry, at);
+                Ok(())
+            }
             OTHER => {
                 add(&shared.counters.skipped, 1);
                 Ok(())
             }
             _ => {
                 debug_assert_eq!(entry.kind, UNREADABLE);
+                self.distrust(&at.path, true);
                 shared
                     .out
                     .problem(&shared.counters, problem::UNREADABLE, libc::EACCES, &at.path);
@@ -135,8 +176,10 @@ impl Generator<'_> {
                 (Here::Existing, differs.any())
             }
             None => {
+                let verdict = self.conflict(at);
                 let here = match at.fd {
-                    Some(fd) if !shared.options.dry_run => match self.clear(fd, entry.name, at, meta) {
+                    _ if verdict == Verdict::Leave => Here::Blocked,
+                    Some(fd) if !shared.options.dry_run => match self.clear(fd, entry.name, at, meta, verdict) {
                         Ok(()) => Here::New,
                         Err(e) => {
                             shared.trouble(problem::WRITE, &at.path, &e);
@@ -145,17 +188,16 @@ impl Generator<'_> {
                     },
                     _ => Here::Absent,
                 };
+                let due = dirs.find(&at.path).is_some_and(|n| dirs.list[n as usize].due);
                 dirs.touch(at.dir);
-                if here != Here::Blocked {
+                if here != Here::Blocked && !due {
                     add(&shared.counters.dirs, 1);
                     self.item(b'c', &at.path, entry, true, Differs::default());
                 }
                 (here, false)
             }
         };
-        let Some(number) = dirs.add(&at.path, entry, here, differs) else {
-            return self.violation("a directory that is listed twice");
-        };
+        let number = self.listed(dirs, &at.path, entry, here, differs, at.named)?;
         dirs.list[number as usize].due = here == Here::New;
         Ok(())
     }
@@ -168,6 +210,13 @@ impl Generator<'_> {
             let files = (group.start..group.start + group.entries).filter(|&i| chunk.entry(i).kind == REGULAR);
             return Some(Arc::new(Fresh::new(shared, &dir.path, number, files.count() as u64)));
         }
+        self.make_in_place(dir);
+        None
+    }
+
+    pub(super) fn make_in_place(&self, dir: &mut Dir) {
+        let shared = self.shared;
+        dir.due = false;
         let (parent, name) = split(&dir.path);
         let made = shared
             .handles()
@@ -177,15 +226,17 @@ impl Generator<'_> {
             dir.here = Here::Blocked;
             shared.trouble(problem::WRITE, &dir.path, &e);
         }
-        None
     }
 
-    /// Moves aside what is in a directory's way, until the session finishes.
-    fn clear(&self, fd: &OwnedFd, name: &[u8], at: &At<'_>, meta: Option<Meta>) -> io::Result<()> {
+    /// Moves aside what is in a directory's way: until the session finishes, or for good under a name of its own.
+    fn clear(&self, fd: &OwnedFd, name: &[u8], at: &At<'_>, meta: Option<Meta>, verdict: Verdict) -> io::Result<()> {
         if meta.is_none() {
             return Ok(());
         }
         let shared = self.shared;
+        if verdict == Verdict::Keep {
+            return shared.in_dir(fd, || conflict::move_away(fd, name));
+        }
         let aside = shared.namer.name(Kind::Aside, name);
         shared.in_dir(fd, || beneath::rename_new_at(fd, name, &aside))?;
         let dir = split(&at.path).0.to_vec();
@@ -243,16 +294,8 @@ impl Generator<'_> {
         found: &mut Found,
     ) -> bool {
         let shared = self.shared;
-        let place = match at.meta {
-            None => Place::Absent,
-            Some(meta) if meta.kind == DIRECTORY => match self.replaceable(at, entry.name) {
-                Ok(()) => Place::Directory,
-                Err(e) => {
-                    shared.trouble(problem::IN_THE_WAY, &at.path, &e);
-                    return false;
-                }
-            },
-            Some(_) => Place::File,
+        let Some(place) = self.place(at, entry.name) else {
+            return false;
         };
         let old = at.meta.filter(|m| m.kind == REGULAR);
         self.item(shared.options.arrow, &at.path, entry, old.is_none(), differs);
@@ -272,7 +315,7 @@ impl Generator<'_> {
 
     /// Sets what differs of an up-to-date file, directory excepted, without touching its content.
     pub(super) fn adjust(&self, entry: &Entry<'_>, at: &At<'_>, differs: Differs) {
-        if !differs.any() {
+        if !differs.any() || self.conflict(at) == Verdict::Leave {
             return;
         }
         self.item(b'.', &at.path, entry, false, differs);
@@ -298,14 +341,33 @@ impl Generator<'_> {
         }
     }
 
+    /// What something new that is no directory finds at `at`. None when that has to stay, which was told.
+    pub(super) fn place(&self, at: &At<'_>, name: &[u8]) -> Option<Place> {
+        match at.meta {
+            None => Some(Place::Absent),
+            Some(meta) if meta.kind == DIRECTORY => match self.replaceable(at, name) {
+                Ok(()) => Some(Place::Directory),
+                Err(e) => {
+                    self.shared.trouble(problem::IN_THE_WAY, &at.path, &e);
+                    None
+                }
+            },
+            Some(_) => match self.conflict(at) {
+                Verdict::Go => Some(Place::File),
+                Verdict::Keep => Some(Place::Kept),
+                Verdict::Leave => None,
+            },
+        }
+    }
+
     /// Whether the directory at `at` may make room for something else: it is empty, or deletion was asked for and
-    /// nothing in it is protected by a filter.
-    pub(super) fn replaceable(&self, at: &At<'_>, name: &[u8]) -> io::Result<()> {
+    /// nothing in it is protected by a filter, or is someone else's change.
+    fn replaceable(&self, at: &At<'_>, name: &[u8]) -> io::Result<()> {
         let Some(fd) = at.fd else { return Ok(()) };
         let shared = self.shared;
         let inside = survey(shared, fd, name, &at.path)?;
         let empty = inside.entries.len() == 1;
-        if inside.protected || !(empty || shared.options.delete) {
+        if inside.protected || !(empty || shared.options.delete) || !self.may_go(at, &inside.entries) {
             return Err(io::Error::from_raw_os_error(libc::ENOTEMPTY));
         }
         shared
@@ -343,9 +405,16 @@ impl Generator<'_> {
     fn same_content(&self, entry: &Entry<'_>, at: &At<'_>) -> bool {
         let Some(fd) = at.fd else { return false };
         let hash = || -> io::Result<[u8; 32]> {
-            let (file, _) = beneath::open_read_at(fd, entry.name)?;
+            let (file, meta) = beneath::open_read_at(fd, entry.name)?;
+            if let Some(hash) = self.known_hash(at, entry.name, &meta) {
+                return Ok(hash);
+            }
             let content = || hash_file(&file, || self.shared.stopped());
-            self.shared.profile.time(Stage::Hash, content)
+            let hash = self.shared.profile.time(Stage::Hash, content)?;
+            if beneath::stat(&file)? == meta {
+                self.remember_hash(at, entry.name, &meta, hash);
+            }
+            Ok(hash)
         };
         hash().is_ok_and(|hash| hash == entry.hash)
     }

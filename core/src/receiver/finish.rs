@@ -5,7 +5,8 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
 
 use super::asides::remove_asides;
-use super::dirs::{Dir, Dirs, Here};
+use super::conflict::{spare, tell_gone};
+use super::dirs::{Dir, Dirs, Here, Parts};
 use super::outbox::add;
 use super::survey::survey;
 use super::{Before, Shared, itemize, problem};
@@ -14,9 +15,14 @@ use crate::profile::Stage;
 
 /// Runs when every wanted entry was resolved and the list had ended well. Whether everything is applied now.
 pub fn run(shared: &Shared) -> bool {
-    let dirs = std::mem::take(&mut *lock(&shared.dirs));
-    if shared.options.delete && !delete(shared, &dirs) {
-        return false;
+    let mut dirs = std::mem::take(&mut *lock(&shared.dirs));
+    if shared.options.delete {
+        let Some(deleted) = delete(shared, &dirs) else {
+            return false;
+        };
+        // In a list of single names these may have been listed before.
+        let directories = deleted.iter().filter(|(_, directory)| *directory);
+        directories.for_each(|(path, _)| dirs.retract(path));
     }
     if shared.stopped() {
         return false;
@@ -27,7 +33,7 @@ pub fn run(shared: &Shared) -> bool {
         return false;
     }
     if !shared.options.dry_run {
-        for dir in dirs.list.iter().rev() {
+        for dir in dirs.list.iter().rev().filter(|dir| !dirs.is_retracted(&dir.path)) {
             if shared.stopped() {
                 return false;
             }
@@ -37,16 +43,16 @@ pub fn run(shared: &Shared) -> bool {
     true
 }
 
-/// Plans all deletions, holds them against the guards, then carries them out. False when a guard ended the session.
-fn delete(shared: &Shared, dirs: &Dirs) -> bool {
+/// Plans all deletions, holds them against the guards, then carries them out: what was planned. None when a guard ended the session.
+fn delete(shared: &Shared, dirs: &Dirs) -> Option<Vec<(Vec<u8>, bool)>> {
     let mut planned: Vec<(Vec<u8>, bool)> = Vec::new();
-    let mut kept = 0;
+    let mut gone: Vec<(&Dir, Vec<&[u8]>)> = Vec::new();
     for dir in &dirs.list {
         if shared.stopped() {
-            return false;
+            return None;
         }
-        kept += 1;
-        if dir.here != Here::Existing || !dir.complete || dir.unlisted.is_empty() {
+        let extras = dir.here == Here::Existing && dir.complete && !dir.unlisted.is_empty();
+        if !extras || dirs.is_retracted(&dir.path) {
             continue;
         }
         let fd = match shared.handles().and_then(|h| h.dir(&dir.path)) {
@@ -58,17 +64,26 @@ fn delete(shared: &Shared, dirs: &Dirs) -> bool {
         };
         let mut names: Vec<&[u8]> = dir.unlisted.iter().map(|n| &**n).collect();
         names.sort_unstable();
-        for name in names {
+        names.retain(|name| {
             let path = join(&dir.path, name);
             match survey(shared, &*fd, name, &path) {
-                Ok(found) => planned.extend(found.entries),
+                Ok(found) => {
+                    let entries = spare(shared, found.entries);
+                    planned.extend_from_slice(&entries);
+                    return entries.first().is_some_and(|first| first.0 == path);
+                }
                 Err(e) if e.raw_os_error() == Some(libc::ENOENT) => {}
                 Err(e) => shared.trouble(problem::NOT_DELETED, &path, &e),
             }
-        }
+            false
+        });
+        gone.push((dir, names));
     }
     let options = &shared.options;
-    let source_empty = kept <= 1 && shared.counters.listed.load(Ordering::Acquire) <= 1;
+    let source_empty = dirs
+        .find(b"")
+        .map(|n| &dirs.list[n as usize])
+        .is_some_and(|root| root.parts == Parts::All && root.empty);
     if source_empty && !planned.is_empty() && !options.force && matches!(shared.before, Before::Directory(_)) {
         shared.fail(
             "source-empty",
@@ -76,7 +91,7 @@ fn delete(shared: &Shared, dirs: &Dirs) -> bool {
             0,
             &format!("{} entries would be deleted", planned.len()),
         );
-        return false;
+        return None;
     }
     let count = planned.len() as u64 + shared.replaced.load(Ordering::Acquire);
     if let Some(most) = options.max_delete
@@ -85,10 +100,13 @@ fn delete(shared: &Shared, dirs: &Dirs) -> bool {
     {
         let what = format!("{count} entries would be deleted, more than {most}");
         shared.fail("max-delete", &shared.root_path, 0, &what);
-        return false;
+        return None;
+    }
+    for (dir, names) in gone {
+        tell_gone(shared, &dir.path, &names);
     }
     carry_out(shared, &planned, dirs);
-    true
+    Some(planned)
 }
 
 /// Removes planned entries, children before parents.

@@ -46,7 +46,7 @@ struct Filling {
 
 /// Whether a new directory, of which `group` is the listing, is one to build under a hidden name.
 pub fn suits(chunk: &Chunk, group: &Group) -> bool {
-    if group.flags & (list::FIRST | list::LAST) != list::FIRST | list::LAST {
+    if group.flags & (list::FIRST | list::LAST | list::PARTIAL) != list::FIRST | list::LAST {
         return false;
     }
     let (mut files, mut bytes) = (0, 0);

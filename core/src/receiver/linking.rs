@@ -9,10 +9,9 @@ use super::dirs::Dirs;
 use super::entries::At;
 use super::groups::{self, Follower, Group, Inode, Name, Owner};
 use super::itemize::Differs;
-use super::problem;
 use super::state::Place;
 use crate::beneath::{self, Meta, lock, split};
-use crate::list::{self, Chunk, DIRECTORY, Entry, REGULAR, SYMLINK};
+use crate::list::{self, Chunk, Entry, REGULAR, SYMLINK};
 use crate::piece::PIECE;
 use crate::temp;
 
@@ -24,6 +23,7 @@ pub struct Member {
     name: Name,
     meta: Option<Meta>,
     partial: Option<Vec<u8>>,
+    named: bool,
 }
 
 /// For each group and inode, how many of the chunk's names have it.
@@ -64,7 +64,11 @@ impl Generator<'_> {
         group: u32,
         found: &mut Found,
     ) {
-        let partial = self.partial(dirs, entry, at);
+        // In a directory that is not read it is looked for when it is wanted.
+        let partial = match at.named {
+            true => None,
+            false => self.partial(dirs, entry, at),
+        };
         let dir = match found.members.last() {
             Some(last) if last.dir == at.dir => Arc::clone(&last.name.dir),
             _ => Arc::from(split(&at.path).0),
@@ -77,6 +81,7 @@ impl Generator<'_> {
             name: Name { dir, name },
             meta: at.meta,
             partial,
+            named: at.named,
         });
     }
 
@@ -84,6 +89,9 @@ impl Generator<'_> {
     pub(super) fn partial(&self, dirs: &mut Dirs, entry: &Entry<'_>, at: &At<'_>) -> Option<Vec<u8>> {
         if entry.kind != REGULAR || entry.size <= PIECE as u64 {
             return None;
+        }
+        if at.named {
+            return self.search(dirs, entry, at);
         }
         dirs.list[at.dir as usize].partials.remove(temp::stem(entry.name))
     }
@@ -146,6 +154,7 @@ impl Generator<'_> {
         At {
             dir: member.dir,
             fd,
+            named: member.named,
             path: member.name.path(),
             link: Some(member.group),
             meta: member.meta,
@@ -199,13 +208,8 @@ impl Generator<'_> {
         let Some(leader) = leader else {
             return self.lead(dirs, n, &entry, member, &at, others, found);
         };
-        let place = match member.meta {
-            None => Place::Absent,
-            Some(meta) if meta.kind == DIRECTORY => match self.replaceable(&at, entry.name) {
-                Ok(()) => Place::Directory,
-                Err(e) => return shared.trouble(problem::IN_THE_WAY, &at.path, &e),
-            },
-            Some(_) => Place::File,
+        let Some(place) = self.place(&at, entry.name) else {
+            return;
         };
         let follower = Follower {
             group: member.group,
@@ -268,7 +272,8 @@ impl Generator<'_> {
             Some(meta) => self.compared(entry, at, &meta),
             None => Differs::default(),
         };
-        if !self.want(member.i, entry, at, differs, member.partial, found) {
+        let partial = member.partial.or_else(|| self.partial(dirs, entry, at));
+        if !self.want(member.i, entry, at, differs, partial, found) {
             return;
         }
         if shared.options.dry_run {

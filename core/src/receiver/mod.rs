@@ -4,11 +4,13 @@
 //! of *workers* computes signatures (`basis`), applies data (`whole`, `pieces`) and at last finishes (`finish`). Calls from
 //! Python only move things in and out of queues.
 
+mod advice;
 mod apply;
 mod asides;
 mod basis;
 mod commit;
 mod compare;
+mod conflict;
 mod dirs;
 mod enter;
 mod entries;
@@ -18,6 +20,7 @@ mod groups;
 mod itemize;
 mod large;
 mod linking;
+mod named;
 mod outbox;
 mod pieces;
 mod problems;
@@ -37,17 +40,20 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, OnceLock, Weak};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::thread::JoinHandle;
 
 use crate::beneath::{Handles, lock};
 use crate::filter::Filter;
 use crate::profile::Profile;
 use crate::temp::Namer;
+use advice::Advisor;
 use asides::Aside;
+use conflict::OnConflict;
 use dirs::Dirs;
 use groups::Groups;
 use large::Large;
+use named::Taken;
 use outbox::{Counters, Outbox};
 use queue::Queue;
 use state::Pending;
@@ -67,6 +73,13 @@ pub struct Options {
     pub arrow: u8,
     pub delta_min: u64,
     pub partial_min: u64,
+    /// The list tells of single names, in as many LIST-ENDs as were asked for.
+    pub partial: bool,
+    /// What comes before the first LIST-END is refused.
+    pub skip_first: bool,
+    pub on_conflict: OnConflict,
+    /// The tick of the tree at the baseline: what it says has changed later, someone else has changed.
+    pub since: Option<u64>,
 }
 
 /// Why a session ended by itself: (code of `proto.errors`, path, errno, what was being done).
@@ -116,14 +129,17 @@ pub struct Shared {
     pub groups: Vec<u32>,
     /// The root was missing or empty: everything is wanted, no WANT is sent.
     pub wants_all: bool,
+    /// What is known about the root.
+    pub tree: Option<Arc<dyn Advisor>>,
+    pub taken: Mutex<Taken>,
     /// The step in which the destination stores times, in ns.
     pub granule: OnceLock<u32>,
     pub queue: Queue,
     pub out: Outbox,
     pub counters: Counters,
     pub profile: Profile,
-    pub pending: Mutex<HashMap<u32, std::sync::Arc<Pending>>>,
-    pub large: Mutex<HashMap<(u32, u32), std::sync::Arc<Large>>>,
+    pub pending: Mutex<HashMap<u32, Arc<Pending>>>,
+    pub large: Mutex<HashMap<(u32, u32), Arc<Large>>>,
     pub dirs: Mutex<Dirs>,
     /// Directories without a name that are open.
     pub fresh_open: AtomicU64,

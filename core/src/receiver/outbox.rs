@@ -47,6 +47,7 @@ counters!(
     deleted,
     problems,
     skipped,
+    conflicts,
     data_bytes,
     list_done,
 );

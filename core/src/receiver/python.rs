@@ -3,18 +3,19 @@
 use std::collections::HashMap;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{IntoPyDict, PyDict};
 
+use super::conflict::OnConflict;
 use super::outbox::{Counters, Outbox};
 use super::queue::{Input, Queue};
 use super::{Before, Options, Shared, apply, asides};
 use crate::beneath::{self, Root, lock};
-use crate::buffer::Buffer;
+use crate::buffer::{self, Buffer};
 use crate::filter::Filter;
 use crate::profile::Profile;
 use crate::temp::{self, Namer};
@@ -28,6 +29,8 @@ const THREADS_MAX: usize = 64;
 #[pyclass(module = "agentd._core")]
 pub struct Receiver {
     shared: Arc<Shared>,
+    /// The first LIST-END was handed in.
+    ended: AtomicBool,
 }
 
 #[pymethods]
@@ -35,7 +38,8 @@ impl Receiver {
     #[new]
     #[pyo3(signature = (
         root, *, filters, delete, hashes, owner, group, hard_links, dry_run, itemize, force, max_delete, arrow, threads,
-        delta_min, partial_min, list_window, data_window, temp_tag, wake_fd, profile = false
+        delta_min, partial_min, list_window, data_window, temp_tag, wake_fd, profile = false, since = None, partial = false,
+        skip_first = false, on_conflict = "overwrite"
     ))]
     #[allow(
         clippy::too_many_arguments,
@@ -63,6 +67,10 @@ impl Receiver {
         temp_tag: &str,
         wake_fd: i32,
         profile: bool,
+        since: Option<u64>,
+        partial: bool,
+        skip_first: bool,
+        on_conflict: &str,
     ) -> PyResult<Self> {
         let filter = Filter::new(&filters).map_err(|e| PyValueError::new_err(e.message()))?;
         let arrow = *arrow.as_bytes().first().ok_or_else(|| PyValueError::new_err("arrow"))?;
@@ -81,11 +89,15 @@ impl Receiver {
             arrow,
             delta_min,
             partial_min,
+            partial,
+            skip_first: partial && skip_first,
+            on_conflict: OnConflict::new(on_conflict).ok_or_else(|| PyValueError::new_err("on_conflict"))?,
+            since,
         };
         let threads = threads.clamp(1, THREADS_MAX);
         let out = Outbox::new(Wake::new(wake_fd), list_window, data_window);
         py.detach(|| {
-            let before = look(&root)?;
+            let before = look(&root, options.partial)?;
             let empty = match &before {
                 // A partial of the single file that is to come would not be asked for without a WANT.
                 Before::Missing(parent, name) => !has_partial(parent, name, &namer),
@@ -95,7 +107,7 @@ impl Receiver {
             let shared = Arc::new_cyclic(|me| Shared {
                 me: me.clone(),
                 threads: Mutex::default(),
-                wants_all: empty && !options.dry_run,
+                wants_all: empty && !options.dry_run && !options.partial,
                 privileged: rustix::process::geteuid().is_root(),
                 groups: groups(),
                 options,
@@ -104,6 +116,8 @@ impl Receiver {
                 handles: OnceLock::new(),
                 single: OnceLock::new(),
                 namer,
+                tree: None,
+                taken: Mutex::default(),
                 granule: OnceLock::new(),
                 queue: Queue::new(threads),
                 out,
@@ -121,7 +135,10 @@ impl Receiver {
                 full: AtomicBool::new(false),
             });
             // Dropped when a thread cannot be started, it ends those that were.
-            let receiver = Self { shared };
+            let receiver = Self {
+                shared,
+                ended: AtomicBool::new(false),
+            };
             receiver.shared.start()?;
             Ok(receiver)
         })
@@ -146,7 +163,21 @@ impl Receiver {
 
     fn list_end_untrusted(&self, py: Python<'_>, chunks: u32, entries: u64, hash: [u8; 32]) -> PyResult<()> {
         self.open()?;
+        self.ended.store(true, Ordering::Release);
         py.detach(|| self.shared.queue.input(Input::End(chunks, entries, hash)));
+        Ok(())
+    }
+
+    fn look(&self, py: Python<'_>, payload: &Bound<'_, PyAny>) -> PyResult<()> {
+        self.open()?;
+        if !self.shared.options.partial || self.ended.load(Ordering::Acquire) {
+            return Err(PyValueError::new_err("a look in a session that has no more to list"));
+        }
+        let looks = buffer::copy(payload)?;
+        py.detach(|| {
+            self.shared.queue.look();
+            self.shared.out.event(("look", 0, Some(looks)));
+        });
         Ok(())
     }
 
@@ -202,7 +233,7 @@ impl Receiver {
     }
 
     fn stop(&self) {
-        self.shared.stop.store(true, std::sync::atomic::Ordering::Release);
+        self.shared.stop.store(true, Ordering::Release);
         self.shared.queue.wake_all();
         self.shared.out.abandon();
         if self.shared.join() {
@@ -218,13 +249,15 @@ impl Drop for Receiver {
 }
 
 /// What is at the destination's own path, which the user chose: its last component may be a symlink.
-fn look(root: &[u8]) -> PyResult<Before> {
+fn look(root: &[u8], partial: bool) -> PyResult<Before> {
     let path = std::path::Path::new(std::ffi::OsStr::from_bytes(root));
     match std::fs::metadata(path) {
         Ok(meta) if meta.is_dir() => {
             let dir = Root::open(root)?;
-            let mut empty = true;
-            beneath::each_name(dir.fd(), |_| empty = false)?;
+            let mut empty = !partial;
+            if empty {
+                beneath::each_name(dir.fd(), |_| empty = false)?;
+            }
             Ok(Before::Directory(empty))
         }
         Ok(meta) if meta.is_file() => {

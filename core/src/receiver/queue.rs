@@ -44,6 +44,9 @@ struct Jobs {
     /// Wanted entries that are not resolved, and whether the list ended.
     outstanding: u64,
     ended: bool,
+    /// LIST-ENDs that came, and how many the list has.
+    ends: u64,
+    ends_due: u64,
     finishing: bool,
     /// How many workers there are, how many of them have nothing to do, and how many there may be.
     workers: usize,
@@ -75,6 +78,7 @@ impl Queue {
         let jobs = Jobs {
             workers: 1,
             workers_max,
+            ends_due: 1,
             ..Jobs::default()
         };
         Self {
@@ -118,6 +122,28 @@ impl Queue {
         if !jobs.signing.is_empty() {
             self.workers.notify_all();
         }
+    }
+
+    /// The sender is asked for more: the list has one more LIST-END.
+    pub fn look(&self) {
+        lock(&self.jobs).ends_due += 1;
+    }
+
+    /// A LIST-END came. Whether it is the last.
+    pub fn end(&self) -> bool {
+        let mut jobs = lock(&self.jobs);
+        jobs.ends += 1;
+        jobs.ends == jobs.ends_due
+    }
+
+    /// For the generator: waits until all that was wanted so far is resolved. False: the session stopped.
+    pub fn settle(&self, stopped: impl Fn() -> bool) -> bool {
+        let mut jobs = lock(&self.jobs);
+        while jobs.outstanding > 0 && !stopped() {
+            let waited = self.generator.wait_timeout(jobs, LOOK_UP);
+            jobs = waited.unwrap_or_else(std::sync::PoisonError::into_inner).0;
+        }
+        !stopped()
     }
 
     /// The session has something more to do before it is finished: `resolved` ends that.
@@ -254,6 +280,9 @@ impl Queue {
     pub fn resolved(&self, count: u64) {
         let mut jobs = lock(&self.jobs);
         jobs.outstanding -= count;
+        if jobs.outstanding == 0 {
+            self.generator.notify_one();
+        }
         self.finish_if_complete(&mut jobs);
     }
 
@@ -263,5 +292,29 @@ impl Queue {
             jobs.finish = true;
             self.workers.notify_one();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_look_has_an_end_and_nothing_goes_on_before_what_was_wanted_is_settled() {
+        let queue = Queue::new(1);
+        queue.look();
+        assert!(!queue.end());
+        queue.compared(0, 2, Vec::new());
+        std::thread::scope(|scope| {
+            let settled = scope.spawn(|| queue.settle(|| false));
+            queue.resolved(1);
+            assert!(!settled.is_finished());
+            queue.resolved(1);
+            assert!(settled.join().expect("joined"));
+        });
+        assert!(queue.end());
+        assert!(!queue.end(), "one too many is no end");
+        queue.compared(1, 1, Vec::new());
+        assert!(!queue.settle(|| true), "the session stopped");
     }
 }

@@ -19,6 +19,8 @@ pub enum Place {
     File,
     /// A directory that may be replaced.
     Directory,
+    /// A file or symlink that someone else changed: it is kept under another name.
+    Kept,
     /// It was not asked for, but comes nevertheless, as everything does when the root was empty: it is dropped.
     Nowhere,
 }

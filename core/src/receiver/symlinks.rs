@@ -11,43 +11,35 @@ use super::outbox::add;
 use super::problem;
 use super::state::Place;
 use crate::beneath::{self, Meta, split};
-use crate::list::{DIRECTORY, Entry, SYMLINK};
+use crate::list::{Entry, SYMLINK};
 use crate::temp::Kind;
 
 impl Generator<'_> {
     pub(super) fn symlink(&self, dirs: &mut Dirs, entry: &Entry<'_>, at: &At<'_>, meta: Option<Meta>) {
         let shared = self.shared;
         let mut differs = Differs::default();
-        if let Some(meta) = meta {
-            if meta.kind == SYMLINK {
-                differs = self.compared(entry, at, &meta);
-                if !differs.content && at.link.is_none() && self.stays(&meta, differs) {
-                    return self.adjust(entry, at, differs);
-                }
-            } else if meta.kind == DIRECTORY
-                && let Err(e) = self.replaceable(at, entry.name)
-            {
-                return shared.trouble(problem::IN_THE_WAY, &at.path, &e);
+        if let Some(meta) = meta.filter(|m| m.kind == SYMLINK) {
+            differs = self.compared(entry, at, &meta);
+            if !differs.content && at.link.is_none() && self.stays(&meta, differs) {
+                return self.adjust(entry, at, differs);
             }
         }
+        let Some(place) = self.place(at, entry.name) else {
+            return;
+        };
         let new = meta.is_none_or(|m| m.kind != SYMLINK);
         self.item(b'c', &at.path, entry, new, differs);
         add(&shared.counters.symlinks, 1);
         if let (Some(fd), false) = (at.fd, shared.options.dry_run) {
             dirs.touch(at.dir);
-            if let Err(e) = self.make_symlink(fd, entry, at, meta) {
+            if let Err(e) = self.make_symlink(fd, entry, at, place) {
                 shared.trouble(problem::WRITE, &at.path, &e);
             }
         }
     }
 
-    fn make_symlink(&self, fd: &OwnedFd, entry: &Entry<'_>, at: &At<'_>, meta: Option<Meta>) -> io::Result<()> {
+    fn make_symlink(&self, fd: &OwnedFd, entry: &Entry<'_>, at: &At<'_>, place: Place) -> io::Result<()> {
         let shared = self.shared;
-        let place = match meta {
-            None => Place::Absent,
-            Some(meta) if meta.kind == DIRECTORY => Place::Directory,
-            Some(_) => Place::File,
-        };
         // A new link is made in place: symlink(2) is atomic and never replaces.
         let temp = if place == Place::Absent {
             entry.name.to_vec()

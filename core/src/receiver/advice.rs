@@ -1,0 +1,95 @@
+//! What the receiver tells the tree about its root, and asks it: the tree advises, what is there decides.
+//!
+//! The tree learns what each listed entry is to become, a group at a time. Whatever becomes something else, for what
+//! reason ever, it finds changed when it looks next.
+
+use super::Shared;
+use super::compare::Generator;
+use super::dirs::Dir;
+use super::entries::At;
+use crate::beneath::{Meta, split};
+use crate::list::{self, Chunk, Entry, GONE, Group, REGULAR};
+use crate::tree::Expected;
+
+/// What the receiver needs of a tree.
+pub trait Advisor: Send + Sync {
+    /// What entries of one directory are to become; an entry without a name, in the root, is the root itself. With
+    /// `complete` names not among them are not there, or are to be gone.
+    fn expect_group(&self, dir: &[u8], entries: &mut dyn Iterator<Item = (&[u8], Expected)>, complete: bool);
+    /// What becomes of a path, or of all below it, cannot be said.
+    fn distrust(&self, path: &[u8], deep: bool);
+    /// Whether someone changed a path after a tick. To be asked before the path is expected.
+    fn changed_since(&self, path: &[u8], since: u64) -> bool;
+    /// The BLAKE3 of a file's content, which has not changed since it was remembered.
+    fn cached_hash(&self, dir: &[u8], name: &[u8], meta: &Meta) -> Option<[u8; 32]>;
+    /// Remembers one.
+    fn remember_hash(&self, dir: &[u8], name: &[u8], meta: &Meta, hash: [u8; 32]);
+}
+
+impl From<&Entry<'_>> for Expected {
+    fn from(entry: &Entry<'_>) -> Self {
+        Self {
+            kind: entry.kind,
+            mode: entry.mode,
+            size: if entry.kind == REGULAR { entry.size } else { 0 },
+            mtime: (entry.mtime_s, entry.mtime_ns),
+        }
+    }
+}
+
+impl Shared {
+    /// The tree, when this session is to change what it knows.
+    pub fn told(&self) -> Option<&dyn Advisor> {
+        let silent = self.options.dry_run || self.single.get().is_some();
+        self.tree.as_deref().filter(|_| !silent)
+    }
+
+    /// Whether someone else changed what is at `path` since the baseline.
+    pub fn changed_here(&self, path: &[u8]) -> bool {
+        match (&self.tree, self.options.since) {
+            (Some(tree), Some(since)) => tree.changed_since(path, since),
+            _ => false,
+        }
+    }
+}
+
+impl Generator<'_> {
+    /// Tells what a compared group is to become. What is to be deleted is told when that is decided.
+    pub(super) fn tell(&self, dir: &Dir, chunk: &Chunk, group: &Group) {
+        let Some(tree) = self.shared.told() else { return };
+        let range = group.start..group.start + group.entries;
+        let mut entries = range.filter_map(|i| {
+            let entry = chunk.entry(i);
+            (entry.kind != GONE).then(|| (entry.name, Expected::from(&entry)))
+        });
+        let whole = list::FIRST | list::LAST;
+        let complete = group.flags == whole && dir.complete && dir.unlisted.is_empty();
+        tree.expect_group(&dir.path, &mut entries, complete);
+    }
+
+    /// A path of which the tree is to expect nothing, once the chunk was compared.
+    pub(super) fn distrust(&self, path: &[u8], deep: bool) {
+        if self.shared.told().is_some() {
+            self.distrusted.borrow_mut().push((path.to_vec(), deep));
+        }
+    }
+
+    /// Tells of them.
+    pub(super) fn tell_distrusted(&self) {
+        for (path, deep) in self.distrusted.take() {
+            if let Some(tree) = self.shared.told() {
+                tree.distrust(&path, deep);
+            }
+        }
+    }
+
+    pub(super) fn known_hash(&self, at: &At<'_>, name: &[u8], meta: &Meta) -> Option<[u8; 32]> {
+        self.shared.tree.as_ref()?.cached_hash(split(&at.path).0, name, meta)
+    }
+
+    pub(super) fn remember_hash(&self, at: &At<'_>, name: &[u8], meta: &Meta, hash: [u8; 32]) {
+        if let Some(tree) = &self.shared.tree {
+            tree.remember_hash(split(&at.path).0, name, meta, hash);
+        }
+    }
+}
