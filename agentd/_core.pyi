@@ -222,6 +222,84 @@ class Receiver:
         """Stop and join its threads, remove temporary files, keep partials of at least ``partial_min`` bytes and
         put back what was moved aside; idempotent.  Call it off the event loop."""
 
+class TreePaused(OSError):  # noqa: N818
+    """A tree's root is gone (errno ENOENT), or was replaced by an empty directory, as an unmounted file system leaves
+    one (errno 0): to go on would be to delete.  The text is the reason.
+
+    A later ``refresh`` looks again: it goes on when the root is back, and begins anew when another, non-empty one is
+    there.  That the empty one is meant is said by a new Tree with ``index=None``.
+    """
+
+@final
+class Tree:
+    """What is known about one root, under one filter set, without looking again: an index, a watch, and baselines.
+
+    It advises which paths to look at and proves nothing: what is listed or replaced is looked at first.  One tree
+    serves every session of its root and filters.  What the filters exclude is neither indexed nor watched.
+
+    ``root`` is an absolute path of a directory; it need not be there yet.  ``index`` is the path of a saved index; one
+    that does not fit (another root by file system, inode and birth time; other filters; another layout; damage) is not
+    used, and ``notice()`` says why.  ``threads`` bounds the walkers of a full rescan.  ``watches_max`` bounds watches,
+    of which each directory takes one; directories beyond it, or beyond the kernel's own limit, are read by every
+    refresh, as are those of file systems that another machine can write.  To ``wake_fd`` (negative: none) 8 bytes are
+    written when something becomes dirty for the first time since the last refresh.  While nothing happens no thread
+    wakes up.
+    """
+
+    def __init__(
+        self,
+        root: bytes,
+        *,
+        filters: list[bytes],
+        index: bytes | None,
+        threads: int,
+        watches_max: int,
+        wake_fd: int,
+    ) -> None: ...
+    def is_new(self) -> bool:
+        """Nothing is known yet: a sender's walk of everything, or the next refresh, fills it."""
+
+    def refresh(self, *, hold: bool = False) -> bool:
+        """Make the index true as of the call, by looking at what events named and at what none can name (files with
+        several names, directories without a watch).  Blocks: call it off the event loop.
+
+        A new tree, one from a saved index, and one that lost events is walked whole, once; nothing is hashed.
+        With ``hold`` files that are being written are left as they were known, and dirty: those modified and not closed
+        that were not quiet for 2 s (nor written for 10), and those emptied within 300 ms.
+        False: directories are moved about faster than they can be read.  Raises TreePaused, OSError when the root
+        cannot be looked at, EngineClosed after ``close``.
+        """
+
+    def tick(self) -> int:
+        """The index's clock; it grows with each change found or expected."""
+
+    def changes(self, since: int, limit: int) -> Buffer | None:
+        """Looks (docs/protocol.md, LOOK) at all that changed after the tick ``since``; None: over ``limit`` bytes."""
+
+    def commit(self, key: bytes, id: bytes, tick: int) -> None:  # noqa: A002
+        """A session is finished: what the index said at ``tick`` is agreed.  ``key`` (16 bytes) says with whom and on
+        what terms, ``id`` (16 bytes) is the session's.  The last two ids of a key are kept."""
+
+    def baselines(self, key: bytes) -> list[tuple[bytes, int]]:
+        """(id, tick) of what is agreed under ``key``, newest first."""
+
+    def save(self, path: bytes) -> None:
+        """Write index and baselines to ``path`` in one step, for its owner alone; nothing, if the root was never seen.
+        Raises OSError."""
+
+    def notice(self) -> str:
+        """The last thing a person should know, with the next step; "" for nothing."""
+
+    def held(self) -> float | None:
+        """Seconds until the first file that a refresh held is due; None: none is held."""
+
+    def counters(self) -> dict[str, int]:
+        """Now: entries, dirs, bytes (of memory), watches, unwatched (directories read by every refresh).  Monotonic:
+        overflows (of the kernel's queue), rescans, refreshes, looked (names and directories)."""
+
+    def close(self) -> None:
+        """End the watch, and a refresh that is at work; idempotent.  Call it off the event loop."""
+
 def unpack_problems_untrusted(payload: Buffer | bytes) -> list[tuple[bytes, str, int]]:
     """PROBLEMS as (path, code, errno) triples; a Buffer is left empty.
 

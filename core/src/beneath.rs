@@ -89,23 +89,6 @@ impl Root {
         Self { fd }
     }
 
-    /// What a time becomes when the root's file system stores it; leaves no trace, and fails where that is impossible.
-    pub fn probe_time(&self, mtime_s: i64, mtime_ns: u32) -> io::Result<(i64, u32)> {
-        #[cfg(target_os = "linux")]
-        {
-            let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-            let fd = rustix::fs::openat(&self.fd, ".", flags, Mode::RUSR | Mode::WUSR)?;
-            set_mtime(&fd, mtime_s, mtime_ns)?;
-            let meta = stat(&fd)?;
-            Ok((meta.mtime_s, meta.mtime_ns))
-        }
-        #[cfg(not(target_os = "linux"))]
-        {
-            let _ = (mtime_s, mtime_ns);
-            Err(io::ErrorKind::Unsupported.into())
-        }
-    }
-
     /// The root's handle.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()

@@ -39,12 +39,19 @@ pyo3::create_exception!(
     pyo3::exceptions::PyException,
     "The engine was closed, or failed before."
 );
+pyo3::create_exception!(
+    agentd._core,
+    TreePaused,
+    pyo3::exceptions::PyOSError,
+    "The root is gone, or not what it was: to go on would be to delete."
+);
 
 /// Registers everything that `_core.pyi` documents.
 #[pymodule]
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("PeerViolation", module.py().get_type::<PeerViolation>())?;
     module.add("EngineClosed", module.py().get_type::<EngineClosed>())?;
+    module.add("TreePaused", module.py().get_type::<TreePaused>())?;
     module.add_class::<buffer::Buffer>()?;
     module.add_class::<receiver::Receiver>()?;
     module.add_function(wrap_pyfunction!(tools::unpack_problems_untrusted, module)?)?;
@@ -52,6 +59,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(tools::hash_file, module)?)?;
     module.add_class::<sender::Sender>()?;
     module.add_class::<sender::Signatures>()?;
+    module.add_class::<tree::PyTree>()?;
     module.add_function(wrap_pyfunction!(selftest::selftest, module)?)?;
     module.add_function(wrap_pyfunction!(version, module)?)?;
     Ok(())

@@ -12,6 +12,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
+use std::thread::Scope;
 
 use rustix::io::Errno;
 
@@ -27,6 +28,8 @@ pub use part::{Linked, Part};
 
 /// Directories held open for children that wait; beyond it children are opened beneath the root.
 const HANDLES_MAX: usize = 128;
+/// A stack of this size holds a directory block and shallow calls.
+const STACK: usize = 256 << 10;
 /// Before a file of this size is hashed, what was found so far goes out.
 const HASH_ALONE: u64 = 4 << 20;
 
@@ -349,6 +352,17 @@ impl<'a> Walk<'a> {
         drop(todo);
         (visit.grow)();
     }
+}
+
+/// Takes part in a walk of at most so many threads, and has others do so while directories wait.
+pub fn join_in<'s>(walk: &'s Walk<'s>, threads: usize, scope: &'s Scope<'s, '_>) {
+    walk.run(|| {
+        if walk.is_short_handed(threads) {
+            let builder = std::thread::Builder::new().name("walk".to_owned()).stack_size(STACK);
+            // Fewer threads do it, too.
+            let _ = builder.spawn_scoped(scope, move || join_in(walk, threads, scope));
+        }
+    });
 }
 
 /// A directory is being walked until this is dropped, in a panic too: the others must not wait for ever.

@@ -6,6 +6,7 @@ use super::Before;
 use super::compare::{Generator, Step, Stop};
 use crate::beneath::{self, Handles, Root};
 use crate::list::{self, Chunk, DIRECTORY, REGULAR};
+use crate::tree::root::granule;
 
 impl Generator<'_> {
     /// Chunk 0 says what the source is: finds or makes the root that corresponds to it.
@@ -76,19 +77,4 @@ impl Generator<'_> {
             _ => Ok(Some(Handles::new(Root::open(&shared.root_path).map_err(open_error)?))),
         }
     }
-}
-
-/// The coarsest of the usual steps in which the root's file system stores times, in ns; 1 when it cannot be told
-/// without leaving a trace.
-fn granule(root: &Root) -> u32 {
-    const ODD: (i64, u32) = (1_234_567_891, 987_654_321);
-    let Ok(stored) = root.probe_time(ODD.0, ODD.1) else {
-        return 1;
-    };
-    let stored_ns = i128::from(stored.0) * 1_000_000_000 + i128::from(stored.1);
-    let asked_ns = i128::from(ODD.0) * 1_000_000_000 + i128::from(ODD.1);
-    [1, 100, 1_000, 1_000_000, 10_000_000, 1_000_000_000, 2_000_000_000]
-        .into_iter()
-        .find(|&g| asked_ns - asked_ns.rem_euclid(i128::from(g)) == stored_ns)
-        .unwrap_or(1)
 }

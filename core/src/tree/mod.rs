@@ -1,21 +1,447 @@
 //! A tree: all that is known about one root, under one filter set, without looking again.
 //!
 //! It advises which paths to look at. It proves nothing: whatever is listed or replaced is looked at first.
+//!
+//! ```text
+//! events -> dirty -+                       +-> names:       lstat   -+
+//!                  +-> refresh: what to -->|                         +-> index -> changes
+//! what no watch    |   look at             +-> directories: walk    -+
+//! tells of --------+                           (scan: watch, read, take over)
+//! ```
+//!
+//! Locks, in the order in which they are taken: refreshing, a scan's progress, state, dirty. Events are read under none
+//! but dirty, so that the kernel's queue is emptied whatever else goes on.
 
 mod baselines;
 mod changes;
 pub mod dir;
+mod dirty;
 mod expect;
 pub mod index;
 mod inodes;
+#[cfg(test)]
+mod live;
 pub mod looks;
 #[cfg(test)]
 mod model;
+mod places;
+mod python;
+mod refresh;
+pub mod root;
 mod save;
+mod saved;
+pub mod scan;
 pub mod signatures;
 #[cfg(test)]
 mod tests;
+#[cfg(target_os = "linux")]
+mod watch;
+#[cfg(not(target_os = "linux"))]
+#[path = "unwatched.rs"]
+mod watch;
+
+use std::collections::{BTreeSet, HashMap};
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crate::beneath::{Meta, Root, lock, split};
+use crate::filter::Filter;
+use crate::list;
+use crate::wake::Wake;
+use crate::walk;
 
 pub use dir::{DirId, Expected, Stat};
 pub use index::{Index, Listed, Seen};
+pub use python::PyTree;
 pub use save::LoadError;
+
+use dirty::Dirty;
+use places::Places;
+use root::Identity;
+use scan::Scan;
+use watch::Watch;
+
+/// The kernel's clock moves in steps of up to 10 ms (CONFIG_HZ=100): a file changed twice within one keeps its times.
+const CLOCK_STEP: Duration = Duration::from_millis(20);
+
+/// What could not be looked at.
+const UNREADABLE: Stat = Stat {
+    kind: list::UNREADABLE,
+    mode: 0,
+    size: 0,
+    mtime: (0, 0),
+    ctime: (0, 0),
+    ino: 0,
+    linked: false,
+    uid: 0,
+    gid: 0,
+};
+
+/// Why a refresh ended without a result.
+#[derive(Debug)]
+pub enum Trouble {
+    /// The root could not be looked at.
+    Io(io::Error),
+    /// The root is gone (errno ENOENT) or not what it was (0): to go on would be to delete. The reason, for people.
+    Paused(i32, String),
+    /// The tree was closed.
+    Closed,
+}
+
+impl From<io::Error> for Trouble {
+    fn from(e: io::Error) -> Self {
+        Self::Io(e)
+    }
+}
+
+/// See the module.
+pub struct Tree {
+    path: Vec<u8>,
+    options: walk::Options,
+    filters: [u8; 32],
+    threads: usize,
+    watches_max: usize,
+    /// One refresh at a time.
+    refreshing: Mutex<()>,
+    state: Mutex<State>,
+    dirty: Arc<Mutex<Dirty>>,
+    /// None: there is no instance to be had, and everything is polled.
+    watch: Option<Watch>,
+    closed: AtomicBool,
+    refreshes: AtomicU64,
+    rescans: AtomicU64,
+    looked: AtomicU64,
+}
+
+struct State {
+    index: Index,
+    places: Places,
+    /// None: the root was not there yet.
+    identity: Option<Identity>,
+    granule: u32,
+    /// Nothing is known yet.
+    new: bool,
+    /// What is known is of before this process.
+    stale: bool,
+    /// The saved index is of another root, and the one here is empty.
+    suspect: bool,
+    notice: String,
+    /// Walks of others that fill the tree.
+    tees: usize,
+    /// Watches that may belong to no directory.
+    orphans: Vec<i32>,
+    /// Directories that could not be read, and are distrusted for that.
+    unread: BTreeSet<Vec<u8>>,
+    /// Whether a device is one that others can write.
+    remote: HashMap<u64, bool>,
+}
+
+impl Tree {
+    /// The tree at `root`, from a saved index when that fits. `wake` is signalled when something became dirty since the
+    /// last refresh. The root need not be there yet.
+    pub fn new(
+        root: Vec<u8>,
+        filters: &[Vec<u8>],
+        index: Option<&[u8]>,
+        threads: usize,
+        watches_max: usize,
+        wake: Wake,
+    ) -> Result<Self, crate::filter::FilterError> {
+        let options = walk::Options {
+            filter: Filter::new(filters)?,
+            hashes: false,
+            known: None,
+        };
+        let dirty = Arc::new(Mutex::new(Dirty::new(wake)));
+        let mut state = State {
+            index: Index::new(),
+            places: Places::default(),
+            identity: None,
+            granule: 1,
+            new: true,
+            stale: false,
+            suspect: false,
+            notice: String::new(),
+            tees: 0,
+            orphans: Vec::new(),
+            unread: BTreeSet::new(),
+            remote: HashMap::new(),
+        };
+        let watch = match Watch::new(Arc::clone(&dirty)) {
+            Ok(watch) => Some(watch),
+            Err(e) => {
+                state.notice = no_watch(&e);
+                None
+            }
+        };
+        let filters = saved::filters_hash(filters);
+        if let Ok(opened) = Root::open(&root) {
+            state.meet(&opened);
+            if let Some(path) = index {
+                state.restore(path, &opened, &filters);
+            }
+        }
+        Ok(Self {
+            path: root,
+            options,
+            filters,
+            threads,
+            watches_max,
+            refreshing: Mutex::new(()),
+            state: Mutex::new(state),
+            dirty,
+            watch,
+            closed: AtomicBool::new(false),
+            refreshes: AtomicU64::new(0),
+            rescans: AtomicU64::new(0),
+            looked: AtomicU64::new(0),
+        })
+    }
+
+    /// Whether nothing is known yet: the next walk with a `scan_sink`, or the next refresh, fills it.
+    pub fn is_new(&self) -> bool {
+        lock(&self.state).new
+    }
+
+    /// For a walk from the root and all below, with this tree's filters, that is made anyway; its end is told by
+    /// `finish`.
+    pub fn scan_sink(self: &Arc<Self>) -> Scan {
+        Scan::new(Arc::clone(self), HashMap::new(), true)
+    }
+
+    /// The index's clock.
+    pub fn tick(&self) -> u64 {
+        lock(&self.state).index.tick()
+    }
+
+    /// See `Index::changes`.
+    pub fn changes(&self, since: u64, limit: usize) -> Option<Vec<u8>> {
+        lock(&self.state).index.changes(since, limit)
+    }
+
+    /// See `Index::changed_since`.
+    pub fn changed_since(&self, path: &[u8], since: u64) -> bool {
+        lock(&self.state).index.changed_since(path, since)
+    }
+
+    /// See `Index::expect`.
+    pub fn expect_group(
+        &self,
+        dir: &[u8],
+        entries: &mut dyn Iterator<Item = (&[u8], Expected)>,
+        complete_deleting: bool,
+    ) {
+        let mut state = lock(&self.state);
+        let granule = state.granule;
+        let gone = state.index.expect(dir, entries, complete_deleting, granule);
+        state.forget(&gone, self.watch.as_ref());
+    }
+
+    /// See `Index::expect_gone`.
+    pub fn expect_gone(&self, path: &[u8]) {
+        let mut state = lock(&self.state);
+        let gone = state.index.expect_gone(path);
+        state.forget(&gone, self.watch.as_ref());
+    }
+
+    /// See `Index::distrust`.
+    pub fn distrust(&self, path: &[u8], deep: bool) {
+        lock(&self.state).index.distrust(path, deep);
+    }
+
+    /// See `Index::commit`.
+    pub fn commit(&self, key: [u8; 16], id: [u8; 16], tick: u64) {
+        lock(&self.state).index.commit(key, id, tick);
+    }
+
+    /// See `Index::baselines`.
+    pub fn baselines(&self, key: &[u8; 16]) -> Vec<([u8; 16], u64)> {
+        lock(&self.state).index.baselines(key)
+    }
+
+    /// The content hash of a file in the directory `dir`, if it is known for just this state of it.
+    pub fn cached_hash(&self, dir: &[u8], name: &[u8], meta: &Meta) -> Option<[u8; 32]> {
+        lock(&self.state).index.hash(dir, name, &Stat::from(meta))
+    }
+
+    /// Remembers a content hash; `meta` is of the open file, before it was read and after. One that changed a moment
+    /// ago is not remembered: it may change once more and show the same times.
+    pub fn remember_hash(&self, dir: &[u8], name: &[u8], meta: &Meta, hash: [u8; 32]) {
+        lock(&self.state).remember_hash(dir, name, &Stat::from(meta), hash);
+    }
+
+    /// The last thing that a person should know; "" for nothing.
+    pub fn notice(&self) -> String {
+        lock(&self.state).notice.clone()
+    }
+
+    /// How long until the first file that is held is due; None: none is held.
+    pub fn held(&self) -> Option<Duration> {
+        let due = lock(&self.dirty).due()?;
+        Some(due.saturating_duration_since(Instant::now()))
+    }
+
+    /// Name and value of every counter.
+    pub fn counters(&self) -> [(&'static str, u64); 9] {
+        let get = |n: &AtomicU64| n.load(Ordering::Relaxed);
+        let overflows = lock(&self.dirty).overflows;
+        let state = lock(&self.state);
+        [
+            ("entries", state.index.entries() as u64),
+            ("dirs", state.index.dirs() as u64),
+            ("bytes", state.index.bytes() as u64),
+            ("watches", state.places.watched() as u64),
+            ("unwatched", state.places.polled().len() as u64),
+            ("overflows", overflows),
+            ("rescans", get(&self.rescans)),
+            ("refreshes", get(&self.refreshes)),
+            ("looked", get(&self.looked)),
+        ]
+    }
+
+    /// Ends the watch and any refresh; what is known stays readable.
+    pub fn close(&self) {
+        self.closed.store(true, Ordering::Relaxed);
+        drop(lock(&self.refreshing));
+        if let Some(watch) = &self.watch {
+            watch.stop();
+        }
+    }
+
+    fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Relaxed)
+    }
+
+    fn count(&self, looks: usize) {
+        self.looked.fetch_add(looks as u64, Ordering::Relaxed);
+    }
+
+    /// Watches an open directory at `path`; None where that cannot be.
+    fn add_watch(&self, fd: BorrowedFd<'_>, path: &[u8]) -> Option<i32> {
+        let watch = self.watch.as_ref()?;
+        if lock(&self.state).is_full(path, self.watches_max) {
+            return None;
+        }
+        match watch.add(fd) {
+            Ok(wd) => Some(wd),
+            Err(e) => {
+                if e.raw_os_error() == Some(libc::ENOSPC) {
+                    lock(&self.state).limited();
+                }
+                None
+            }
+        }
+    }
+
+    fn unwatch(&self, wd: Option<i32>) {
+        if let (Some(watch), Some(wd)) = (&self.watch, wd) {
+            watch.remove(wd);
+        }
+    }
+
+    fn is_remote(&self, device: u64, fd: BorrowedFd<'_>) -> bool {
+        if let Some(&known) = lock(&self.state).remote.get(&device) {
+            return known;
+        }
+        let remote = root::is_remote(fd);
+        lock(&self.state).remote.insert(device, remote);
+        remote
+    }
+}
+
+impl State {
+    /// First sight of the root.
+    fn meet(&mut self, root: &Root) {
+        self.identity = Identity::of(root).ok();
+        self.granule = root::granule(root);
+    }
+
+    /// A fresh look at a directory itself, by its handle. Whether directories went.
+    fn itself(&mut self, path: &[u8], meta: &Meta, watch: Option<&Watch>) -> bool {
+        let stat = Stat::from(meta);
+        if path.is_empty() {
+            self.index.root_stat(stat, self.granule);
+            return false;
+        }
+        let (dir, name) = split(path);
+        let Some(dir) = self.index.find(dir) else {
+            return false;
+        };
+        let seen = self.index.look(dir, name, Some(stat), self.granule);
+        self.seen(seen, watch).1
+    }
+
+    /// What a look showed: a directory to be read, whether directories went.
+    fn seen(&mut self, seen: Seen, watch: Option<&Watch>) -> (Option<DirId>, bool) {
+        match seen {
+            Seen::Same | Seen::Changed => (None, false),
+            Seen::NewDir(id) => (Some(id), false),
+            Seen::Gone(gone) => {
+                self.forget(&gone, watch);
+                (None, !gone.is_empty())
+            }
+            Seen::Replaced { gone, new } => {
+                self.forget(&gone, watch);
+                (new, true)
+            }
+        }
+    }
+
+    /// These directories vanished; their watches end, unless they moved on with the directory.
+    fn forget(&mut self, gone: &[DirId], watch: Option<&Watch>) {
+        for &dir in gone {
+            if let (Some(wd), Some(watch)) = (self.places.forget(dir), watch) {
+                watch.remove(wd);
+            }
+        }
+    }
+
+    /// Whether no watch may be added; the directory at `path` may keep its own.
+    fn is_full(&mut self, path: &[u8], max: usize) -> bool {
+        let full = self.places.watched() >= max;
+        let full = full && self.index.find(path).is_none_or(|dir| self.places.wd(dir).is_none());
+        if full {
+            self.limited();
+        }
+        full
+    }
+
+    fn limited(&mut self) {
+        const NAME: &str = "fs.inotify.max_user_watches";
+        let text = std::fs::read_to_string("/proc/sys/fs/inotify/max_user_watches").unwrap_or_default();
+        let limit: usize = text.trim().parse().unwrap_or(0);
+        let raise = (2 * limit.max(self.index.dirs())).next_power_of_two().max(1 << 19);
+        self.notice = format!(
+            "no more directories can be watched ({NAME} = {limit}); the others are read by every sync: raise the limit \
+             with: sudo sysctl {NAME}={raise}"
+        );
+    }
+
+    fn remember_hash(&mut self, dir: &[u8], name: &[u8], stat: &Stat, hash: [u8; 32]) {
+        let step = CLOCK_STEP.max(Duration::from_nanos(self.granule.into()));
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let changed = Duration::new(stat.ctime.0.try_into().unwrap_or(0), stat.ctime.1.min(999_999_999));
+        if changed + step < now {
+            self.index.set_hash(dir, name, stat, hash);
+        }
+    }
+}
+
+fn no_watch(e: &io::Error) -> String {
+    match e.raw_os_error() {
+        Some(libc::EMFILE) => {
+            "nothing can be watched, every sync reads every directory: too many inotify instances of \
+                               this user: raise the limit with: sudo sysctl fs.inotify.max_user_instances=1024"
+                .to_owned()
+        }
+        _ => format!("nothing can be watched, every sync reads every directory: {e}"),
+    }
+}
+
+/// Whether an error says that a path leads to no directory (any more).
+fn is_gone(e: &io::Error) -> bool {
+    matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP))
+}

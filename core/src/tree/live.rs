@@ -1,0 +1,513 @@
+//! Tests of a tree against a real directory: what a refresh leaves equals what a walk finds.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::dirty::bits;
+use super::*;
+use crate::beneath;
+use crate::list::{DIRECTORY, REGULAR, SYMLINK};
+
+const PLENTY: usize = 1 << 20;
+
+/// A directory that goes with its owner: `root`, and room beside it.
+struct Place(PathBuf);
+
+impl Place {
+    fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("tree-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let path = std::env::temp_dir().join(name);
+        fs::create_dir_all(path.join("root")).expect("a place");
+        Self(path)
+    }
+
+    fn at(&self, path: &str) -> PathBuf {
+        self.0.join("root").join(path)
+    }
+
+    fn outside(&self, path: &str) -> PathBuf {
+        self.0.join(path)
+    }
+
+    fn write(&self, path: &str, content: &str) {
+        let path = self.at(path);
+        fs::create_dir_all(path.parent().expect("a parent")).expect("directories");
+        fs::write(path, content).expect("a file");
+    }
+
+    fn tree(&self) -> Tree {
+        self.tree_with(PLENTY, &[])
+    }
+
+    fn tree_with(&self, watches_max: usize, filters: &[&str]) -> Tree {
+        let filters: Vec<Vec<u8>> = filters.iter().map(|f| f.as_bytes().to_vec()).collect();
+        let root = self.at("").as_os_str().as_bytes().to_vec();
+        Tree::new(root, &filters, None, 2, watches_max, Wake::new(-1)).expect("a tree")
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+type Entries = BTreeMap<Vec<u8>, (u8, u16, u64, (i64, u32), u64)>;
+
+fn known(tree: &Tree) -> Entries {
+    let state = lock(&tree.state);
+    let mut all = Entries::new();
+    let mut open = vec![Vec::new()];
+    while let Some(path) = open.pop() {
+        let dir = state.index.find(&path).expect("a directory");
+        assert!(state.places.knows(dir), "neither watched nor polled: {path:?}");
+        for (name, stat) in state.index.names(dir) {
+            let full = beneath::join(&path, name);
+            if stat.kind == DIRECTORY {
+                open.push(full.clone());
+            }
+            all.insert(full, (stat.kind, stat.mode, stat.size, stat.mtime, stat.ino));
+        }
+    }
+    let dirs = state.index.dirs();
+    assert!(state.places.watched() <= dirs && state.places.polled().len() <= dirs);
+    all
+}
+
+fn real(root: &Path) -> Entries {
+    let mut all = Entries::new();
+    let mut open = vec![root.to_path_buf()];
+    while let Some(dir) = open.pop() {
+        for entry in fs::read_dir(&dir).expect("a directory") {
+            let path = entry.expect("an entry").path();
+            let meta = path.symlink_metadata().expect("there");
+            let kind = match meta.file_type() {
+                t if t.is_dir() => DIRECTORY,
+                t if t.is_file() => REGULAR,
+                _ => SYMLINK,
+            };
+            let size = if kind == DIRECTORY { 0 } else { meta.size() };
+            let mode = (meta.mode() & 0o7777) as u16;
+            let mtime = (meta.mtime(), meta.mtime_nsec() as u32);
+            let name = path.strip_prefix(root).expect("below").as_os_str().as_bytes().to_vec();
+            all.insert(name, (kind, mode, size, mtime, meta.ino()));
+            if kind == DIRECTORY {
+                open.push(path);
+            }
+        }
+    }
+    all
+}
+
+fn check(tree: &Tree, place: &Place) {
+    assert!(tree.refresh(false).expect("a refresh"));
+    assert_eq!(known(tree), real(&place.at("")));
+}
+
+fn changed(tree: &Tree, since: u64) -> Vec<(String, bool)> {
+    let looks = tree.changes(since, 1 << 20).expect("few changes");
+    let looks = looks::each_untrusted(&looks).expect("looks");
+    let name = |path: &[u8]| String::from_utf8_lossy(path).into_owned();
+    looks.iter().map(|look| (name(look.path), look.deep)).collect()
+}
+
+fn counter(tree: &Tree, name: &str) -> u64 {
+    tree.counters().iter().find(|c| c.0 == name).expect(name).1
+}
+
+#[test]
+fn what_happens_is_seen_by_the_next_refresh() {
+    let place = Place::new();
+    place.write("a/b/f", "1");
+    let tree = place.tree();
+    assert!(tree.is_new());
+    check(&tree, &place);
+    assert!(!tree.is_new());
+    let before = tree.tick();
+    assert_eq!(changed(&tree, before), []);
+    let rescans = counter(&tree, "rescans");
+
+    place.write("a/b/f", "22");
+    check(&tree, &place);
+    assert_eq!(changed(&tree, before), [("a/b/f".to_owned(), false)]);
+    place.write("a/new/deep/er/g", "3");
+    check(&tree, &place);
+    place.write("a/new/deep/er/g", "33");
+    fs::set_permissions(place.at("a/b/f"), fs::Permissions::from_mode(0o600)).expect("chmod");
+    symlink("f", place.at("a/b/link")).expect("symlink");
+    check(&tree, &place);
+    fs::rename(place.at("a/new"), place.at("moved")).expect("rename");
+    check(&tree, &place);
+    place.write("moved/deep/er/h", "4");
+    check(&tree, &place);
+    fs::create_dir(place.at("over")).expect("mkdir");
+    check(&tree, &place);
+    fs::rename(place.at("moved"), place.at("over")).expect("rename over");
+    check(&tree, &place);
+    place.write("over/deep/er/i", "5");
+    check(&tree, &place);
+    fs::rename(place.at("over"), place.outside("out")).expect("rename out");
+    check(&tree, &place);
+    fs::write(place.outside("out/deep/er/i"), "outside").expect("write");
+    fs::rename(place.outside("out"), place.at("in")).expect("rename in");
+    check(&tree, &place);
+    fs::remove_dir_all(place.at("a")).expect("rm");
+    place.write("a", "a file now");
+    check(&tree, &place);
+    assert_eq!(counter(&tree, "rescans"), rescans);
+    let state = lock(&tree.state);
+    assert_eq!(state.places.watched(), state.index.dirs());
+}
+
+#[test]
+fn directories_that_change_places_are_told_apart() {
+    let place = Place::new();
+    place.write("a/x/f", "1");
+    place.write("b/y/g", "2");
+    let tree = place.tree();
+    check(&tree, &place);
+    for _ in 0..3 {
+        fs::rename(place.at("a"), place.at("c")).expect("rename");
+        fs::rename(place.at("b"), place.at("a")).expect("rename");
+        fs::rename(place.at("c"), place.at("b")).expect("rename");
+        check(&tree, &place);
+        for dir in ["a/x", "a/y", "b/x", "b/y"] {
+            if place.at(dir).exists() {
+                place.write(&format!("{dir}/more"), "more");
+            }
+        }
+        check(&tree, &place);
+    }
+    fs::rename(place.at("a"), place.at("b/inside")).expect("rename");
+    symlink("b/inside", place.at("a")).expect("symlink");
+    check(&tree, &place);
+}
+
+#[test]
+fn what_is_made_before_its_directory_is_watched_is_seen() {
+    let place = Place::new();
+    let tree = place.tree();
+    check(&tree, &place);
+    for round in 0..100 {
+        place.write(&format!("r{round}/a/b/c/d/first"), "1");
+        place.write(&format!("r{round}/a/second"), "2");
+        check(&tree, &place);
+    }
+}
+
+#[test]
+fn lost_events_end_in_the_right_tree() {
+    let place = Place::new();
+    place.write("a/f", "1");
+    place.write("b/g", "1");
+    let tree = place.tree();
+    check(&tree, &place);
+    fs::write(place.at("a/f"), "changed").expect("write");
+    fs::remove_dir_all(place.at("b")).expect("rm");
+    place.write("c/d/h", "new");
+    if let Some(watch) = &tree.watch {
+        watch.drain();
+    }
+    {
+        let mut dirty = lock(&tree.dirty);
+        dirty.take();
+        dirty.event(-1, bits::Q_OVERFLOW, b"", Instant::now());
+    }
+    check(&tree, &place);
+    assert_eq!((counter(&tree, "overflows"), counter(&tree, "rescans")), (1, 2));
+    place.write("c/d/h", "again");
+    check(&tree, &place);
+    assert_eq!(counter(&tree, "rescans"), 2);
+}
+
+#[test]
+fn beyond_the_limit_directories_are_polled() {
+    let place = Place::new();
+    for i in 0..20 {
+        place.write(&format!("d{i}/f"), "1");
+    }
+    let tree = place.tree_with(10, &[]);
+    check(&tree, &place);
+    assert_eq!((counter(&tree, "watches"), counter(&tree, "unwatched")), (10, 11));
+    assert!(
+        tree.notice().contains("fs.inotify.max_user_watches"),
+        "{}",
+        tree.notice()
+    );
+    for i in 0..20 {
+        place.write(&format!("d{i}/f"), "changed");
+        place.write(&format!("d{i}/new/g"), "new");
+    }
+    check(&tree, &place);
+    for i in 0..20 {
+        fs::remove_dir_all(place.at(&format!("d{i}/new"))).expect("rm");
+    }
+    check(&tree, &place);
+    fs::rename(place.at("d3"), place.at("e3")).expect("rename");
+    check(&tree, &place);
+    let none = place.tree_with(0, &[]);
+    check(&none, &place);
+    place.write("d1/f", "once more");
+    check(&none, &place);
+    assert_eq!(counter(&none, "watches"), 0);
+}
+
+#[test]
+fn a_change_through_another_name_is_seen() {
+    let place = Place::new();
+    place.write("a/f", "1");
+    fs::hard_link(place.at("a/f"), place.outside("other")).expect("link");
+    let tree = place.tree();
+    check(&tree, &place);
+    let before = tree.tick();
+    fs::write(place.outside("other"), "from outside").expect("write");
+    check(&tree, &place);
+    assert_eq!(changed(&tree, before), [("a/f".to_owned(), false)]);
+}
+
+#[test]
+fn a_file_that_is_written_is_held() {
+    let place = Place::new();
+    place.write("a/f", "old");
+    let tree = place.tree();
+    check(&tree, &place);
+    let before = tree.tick();
+    let mut file = File::create(place.at("a/f")).expect("open");
+    assert!(tree.refresh(true).expect("a refresh"));
+    file.write_all(b"half").expect("write");
+    place.write("a/other", "done");
+    assert!(tree.refresh(true).expect("a refresh"));
+    assert_eq!(
+        changed(&tree, before),
+        [("a".to_owned(), false), ("a/other".to_owned(), false)]
+    );
+    assert!(tree.held().is_some_and(|due| due > Duration::from_secs(1)));
+    drop(file);
+    assert!(tree.refresh(true).expect("a refresh"));
+    assert!(changed(&tree, before).contains(&("a/f".to_owned(), false)));
+    assert_eq!(tree.held(), None);
+    let _file = File::create(place.at("a/f")).expect("open");
+    check(&tree, &place);
+}
+
+#[test]
+fn what_is_left_out_is_neither_known_nor_watched() {
+    let place = Place::new();
+    place.write("keep/f", "1");
+    place.write("build/x/y", "1");
+    let tree = place.tree_with(PLENTY, &["build/", "*.o"]);
+    assert!(tree.refresh(false).expect("a refresh"));
+    let before = tree.tick();
+    assert_eq!(counter(&tree, "watches"), 2);
+    place.write("build/z", "1");
+    fs::write(place.at("keep/x.o"), "1").expect("write");
+    fs::write(place.at("keep/.f.0123abcd01234567.sync~"), "1").expect("write");
+    assert!(tree.refresh(false).expect("a refresh"));
+    assert_eq!(changed(&tree, before), [("keep".to_owned(), false)]);
+    place.write("keep/build", "a file");
+    assert!(tree.refresh(false).expect("a refresh"));
+    assert!(changed(&tree, before).contains(&("keep/build".to_owned(), false)));
+    fs::remove_file(place.at("keep/build")).expect("rm");
+    fs::create_dir(place.at("keep/build")).expect("mkdir");
+    assert!(tree.refresh(false).expect("a refresh"));
+    let state = lock(&tree.state);
+    let keep = state.index.find(b"keep").expect("keep");
+    assert_eq!(
+        state
+            .index
+            .names(keep)
+            .map(|(name, _)| name.to_vec())
+            .collect::<Vec<_>>(),
+        [b"f"]
+    );
+}
+
+#[test]
+fn another_root_is_all_new_and_an_empty_one_is_a_pause() {
+    let place = Place::new();
+    place.write("a/f", "1");
+    let tree = place.tree();
+    check(&tree, &place);
+    tree.commit([1; 16], [2; 16], tree.tick());
+    let paused = |errno| matches!(tree.refresh(false), Err(Trouble::Paused(e, _)) if e == errno);
+
+    fs::rename(place.at(""), place.outside("aside")).expect("rename");
+    assert!(paused(libc::ENOENT));
+    fs::create_dir(place.at("")).expect("mkdir");
+    assert!(paused(0));
+    fs::remove_dir(place.at("")).expect("rmdir");
+    fs::rename(place.outside("aside"), place.at("")).expect("rename");
+    place.write("a/f", "2");
+    check(&tree, &place);
+    assert_eq!(tree.baselines(&[1; 16]).len(), 1);
+
+    fs::rename(place.at(""), place.outside("aside")).expect("rename");
+    place.write("b/g", "1");
+    check(&tree, &place);
+    assert!(tree.baselines(&[1; 16]).is_empty());
+    assert!(tree.notice().contains("another directory"), "{}", tree.notice());
+    place.write("b/g", "2");
+    check(&tree, &place);
+}
+
+#[test]
+fn expectations_that_are_met_are_no_change() {
+    let place = Place::new();
+    place.write("a/f", "12345");
+    let tree = place.tree();
+    check(&tree, &place);
+    let expect = |dir: &str, name: &str, path: &str| {
+        let meta = place.at(path).metadata().expect("there");
+        let expected = Expected {
+            kind: if meta.is_dir() { DIRECTORY } else { REGULAR },
+            mode: (meta.mode() & 0o7777) as u16,
+            size: if meta.is_dir() { 0 } else { meta.size() },
+            mtime: (meta.mtime(), meta.mtime_nsec() as u32),
+        };
+        tree.expect_group(dir.as_bytes(), &mut [(name.as_bytes(), expected)].into_iter(), false);
+    };
+    place.write("a/g", "written by us");
+    place.write("new/deep/h", "written by us");
+    expect("", "", "");
+    expect("", "a", "a");
+    expect("a", "g", "a/g");
+    expect("", "new", "new");
+    expect("new", "deep", "new/deep");
+    expect("new/deep", "h", "new/deep/h");
+    let agreed = tree.tick();
+    check(&tree, &place);
+    assert_eq!(changed(&tree, agreed), []);
+    assert_eq!(counter(&tree, "rescans"), 1);
+    place.write("new/deep/h", "not by us");
+    check(&tree, &place);
+    assert_eq!(changed(&tree, agreed), [("new/deep/h".to_owned(), false)]);
+
+    // A write that failed: what was expected is not there.
+    let never = Expected {
+        kind: REGULAR,
+        mode: 0o644,
+        size: 7,
+        mtime: (1, 0),
+    };
+    tree.expect_group(b"a", &mut [(&b"f"[..], never)].into_iter(), false);
+    let agreed = tree.tick();
+    check(&tree, &place);
+    assert_eq!(changed(&tree, agreed), [("a/f".to_owned(), false)]);
+}
+
+#[test]
+fn somebody_elses_walk_fills_the_tree() {
+    let place = Place::new();
+    for i in 0..10 {
+        place.write(&format!("d{i}/e/f"), "1");
+    }
+    let tree = Arc::new(place.tree());
+    let root = Root::open(place.at("").as_os_str().as_bytes()).expect("a root");
+    let whole = || {
+        vec![walk::Start {
+            path: Vec::new(),
+            deep: true,
+        }]
+    };
+    let scan = tree.scan_sink();
+    let profile = crate::profile::Profile::new(false);
+    let stop = AtomicBool::new(false);
+    let walk = walk::Walk::at(whole(), &root, &tree.options, &scan, &profile, &stop);
+    std::thread::scope(|scope| walk::join_in(&walk, 2, scope));
+    place.write("d3/e/f", "changed meanwhile");
+    scan.finish();
+    drop(scan);
+    assert!(!tree.is_new());
+    let before = tree.tick();
+    check(&tree, &place);
+    assert_eq!(changed(&tree, before), [("d3/e/f".to_owned(), false)]);
+    assert_eq!(counter(&tree, "rescans"), 0);
+}
+
+#[test]
+fn a_wide_directory_is_handed_over_whole_and_before_its_children() {
+    let place = Place::new();
+    for i in 0..3000 {
+        place.write(&format!("wide/f{i}"), "");
+    }
+    for i in 0..40 {
+        place.write(&format!("wide/d{i}/x/f"), "");
+    }
+    let tree = place.tree();
+    check(&tree, &place);
+    fs::rename(place.at("wide"), place.at("other")).expect("rename");
+    place.write("other/d7/x/f", "1");
+    check(&tree, &place);
+    for i in 0..1000 {
+        fs::remove_file(place.at(&format!("other/f{i}"))).expect("rm");
+    }
+    check(&tree, &place);
+    assert_eq!(counter(&tree, "rescans"), 1);
+}
+
+#[test]
+fn a_saved_index_is_made_true_by_one_rescan() {
+    let place = Place::new();
+    place.write("a/f", "1");
+    place.write("b/g", "1");
+    let saved = place.outside("saved");
+    let path = saved.as_os_str().as_bytes();
+    let root = place.at("").as_os_str().as_bytes().to_vec();
+    let load =
+        |filters: &[Vec<u8>]| Tree::new(root.clone(), filters, Some(path), 2, PLENTY, Wake::new(-1)).expect("a tree");
+    let tree = load(&[]);
+    assert!(tree.is_new() && tree.notice().is_empty());
+    check(&tree, &place);
+    let before = tree.tick();
+    tree.commit([1; 16], [2; 16], before);
+    tree.save(path).expect("saved");
+    tree.save(path).expect("saved again");
+    tree.close();
+    assert!(matches!(tree.refresh(false), Err(Trouble::Closed)));
+    assert_eq!(saved.metadata().expect("there").mode() & 0o777, 0o600);
+
+    place.write("b/g", "while away");
+    fs::remove_dir_all(place.at("a")).expect("rm");
+    let tree = load(&[]);
+    assert!(!tree.is_new());
+    assert_eq!(tree.baselines(&[1; 16]), [([2; 16], before)]);
+    check(&tree, &place);
+    let news = ["", "a", "b/g"].map(|path| (path.to_owned(), path == "a"));
+    assert_eq!(changed(&tree, before), news);
+    assert_eq!(counter(&tree, "rescans"), 1);
+    place.write("b/g", "and watched again");
+    check(&tree, &place);
+    assert_eq!(counter(&tree, "rescans"), 1);
+
+    let other = load(&[b"*.o".to_vec()]);
+    assert!(
+        other.is_new() && other.notice().contains("other filters"),
+        "{}",
+        other.notice()
+    );
+    fs::rename(place.at(""), place.outside("aside")).expect("rename");
+    fs::create_dir(place.at("")).expect("mkdir");
+    let other = load(&[]);
+    assert!(
+        other.is_new() && other.notice().contains("another directory"),
+        "{}",
+        other.notice()
+    );
+    assert!(matches!(other.refresh(false), Err(Trouble::Paused(0, _))));
+    place.write("c", "not empty any more");
+    check(&other, &place);
+    fs::write(&saved, "no index").expect("write");
+    let other = load(&[]);
+    assert!(
+        other.is_new() && other.notice().contains("damaged"),
+        "{}",
+        other.notice()
+    );
+    check(&other, &place);
+}
