@@ -63,6 +63,9 @@ class Sender:
     list has no chunk.  None: everything.  A root that is one file is listed in any case.  Raises ValueError.
     ``signatures``: files that change again and again are remembered there, so that a receiver that holds them as they
     were sent need not sign them.
+    ``tree`` is the root's, with the same filters.  A new one is filled by a list of everything.  With ``hashes`` what
+    it remembers is not read again; with ``hard_links`` it knows the other names of what ``looks`` name one of, and
+    these are listed, too.
     """
 
     def __init__(
@@ -81,6 +84,7 @@ class Sender:
         far: bool,
         wake_fd: int,
         profile: bool = False,
+        tree: Tree | None = None,
         looks: Buffer | bytes | None = None,
         signatures: Signatures | None = None,
     ) -> None: ...

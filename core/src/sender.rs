@@ -24,9 +24,9 @@ use pyo3::types::{IntoPyDict, PyBytes, PyDict};
 
 use crate::buffer::{self, Buffer};
 use crate::filter::Filter;
-use crate::tree::{looks, signatures};
+use crate::tree::{PyTree, looks, signatures};
 use crate::wake::Wake;
-use crate::walk::Options;
+use crate::walk::{Hashes, Options};
 use crate::{EngineClosed, PeerViolation};
 
 use engine::{Engine, Settings};
@@ -98,7 +98,7 @@ impl Sender {
     #[pyo3(signature = (
         root, *, filters, hashes, owners, hard_links, threads, batch_max, list_window, data_window, compress, far,
         wake_fd,
-        profile = false, looks = None, signatures = None
+        profile = false, tree = None, looks = None, signatures = None
     ))]
     #[allow(clippy::too_many_arguments, reason = "keywords of the Python constructor")]
     fn new(
@@ -116,6 +116,7 @@ impl Sender {
         far: bool,
         wake_fd: i32,
         profile: bool,
+        tree: Option<PyRef<'_, PyTree>>,
         looks: Option<&Bound<'_, PyAny>>,
         signatures: Option<&Signatures>,
     ) -> PyResult<Self> {
@@ -126,14 +127,15 @@ impl Sender {
         if let Some(looks) = &looks {
             looks::each_untrusted(looks).map_err(PyValueError::new_err)?;
         }
+        let tree = tree.map(|tree| tree.tree());
         let settings = Settings {
             walk: Options {
                 filter: Filter::new(&filters).map_err(|e| PyValueError::new_err(e.message()))?,
                 hashes,
-                known: None,
+                known: tree.clone().map(|tree| tree as Arc<dyn Hashes>),
             },
             looks,
-            tee: None,
+            tree,
             owners,
             hard_links,
             threads,

@@ -8,7 +8,7 @@ import struct
 import time
 from typing import TYPE_CHECKING, NamedTuple, Self
 
-from agentd._core import Buffer, Sender, _selftest
+from agentd._core import Buffer, Sender, Tree, _selftest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -178,6 +178,7 @@ class Sending:
         list_window: int = NO_LIMIT,
         data_window: int = NO_LIMIT,
         compress: str = "never",
+        tree: Tree | None = None,
         looks: Buffer | bytes | None = None,
     ) -> None:
         self._wake = os.eventfd(0, os.EFD_NONBLOCK)
@@ -185,7 +186,7 @@ class Sending:
             self.sender = Sender(
                 os.fsencode(root), filters=list(filters), hashes=hashes, owners=owners, hard_links=hard_links,
                 threads=threads, batch_max=batch_max, list_window=list_window, data_window=data_window,
-                compress=compress, far=False, wake_fd=self._wake, looks=looks,
+                compress=compress, far=False, wake_fd=self._wake, tree=tree, looks=looks,
             )  # fmt: skip
         except OSError:
             os.close(self._wake)

@@ -6,15 +6,17 @@ use std::os::fd::BorrowedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::thread::{JoinHandle, Scope};
+use std::thread::JoinHandle;
 use std::time::Instant;
 
-use crate::beneath::{Meta, lock};
+use crate::beneath::{Meta, Root, lock};
 use crate::buffer;
 use crate::compress;
 use crate::list::{self, u32_at, u64_at};
 use crate::profile::{Profile, Stage};
 use crate::signature::{self, Kind};
+use crate::tree::Tree;
+use crate::tree::scan::Scan;
 use crate::tree::signatures::Signatures;
 use crate::wake::Wake;
 use crate::walk::names::Names;
@@ -47,8 +49,8 @@ pub struct Settings {
     pub walk: walk::Options,
     /// The paths to list; None: everything.
     pub looks: Option<Vec<u8>>,
-    /// Is told of everything that a list of everything finds.
-    pub tee: Option<Box<dyn Sink + Send>>,
+    /// What is known of the source.
+    pub tree: Option<Arc<Tree>>,
     /// Chunks carry numeric owners.
     pub owners: bool,
     /// Chunks say which entries are names of one file.
@@ -256,33 +258,39 @@ impl Engine {
             job.ask(&mut names, &lens);
             names.look(root, lens, &self.listing)
         });
-        if starts.is_empty() {
-            return;
-        }
         let everything = starts.iter().any(|start| start.path.is_empty());
         if everything && !job.own {
             self.listing.again();
         }
-        let tee = Tee(
-            self.settings.tee.as_deref().filter(|_| everything && job.own),
-            &self.listing,
-        );
-        let sink: &dyn Sink = if tee.0.is_some() { &tee } else { &self.listing };
-        let walk = Walk::at(starts, root, &self.settings.walk, sink, &self.profile, &self.stop);
-        // One walker is enough to end the walk.
-        std::thread::scope(|scope| self.walker(&walk, scope));
+        if !starts.is_empty() {
+            let tree = self.settings.tree.as_ref().filter(|tree| everything && tree.is_new());
+            let scan = tree.map(Tree::scan_sink);
+            let tee = Tee(scan.as_ref(), &self.listing);
+            let walk = Walk::at(starts, root, &self.settings.walk, &tee, &self.profile, &self.stop);
+            // One walker is enough to end the walk.
+            std::thread::scope(|scope| walk::join_in(&walk, self.settings.threads, scope));
+            if let Some(scan) = scan.filter(|_| !self.is_stopped()) {
+                scan.finish();
+            }
+        }
+        if let Some(tree) = &self.settings.tree
+            && !everything
+        {
+            self.profile
+                .time(Stage::Walk, || self.list_links(&mut names, tree, root, lens));
+        }
     }
 
-    /// Takes part in the walk, and has others do so while directories wait.
-    fn walker<'s>(&'s self, walk: &'s Walk<'s>, scope: &'s Scope<'s, '_>) {
-        self.guard(|| {
-            walk.run(|| {
-                if walk.is_short_handed(self.settings.threads) {
-                    let builder = std::thread::Builder::new().name("walk".to_owned()).stack_size(STACK);
-                    let _ = builder.spawn_scoped(scope, || self.walker(walk, scope));
-                }
-            });
-        });
+    /// A file that was listed has other names, which are as they were: they are listed with it, to be linked.
+    fn list_links(&self, names: &mut Names, tree: &Tree, root: &Root, lens: Lens<'_>) {
+        let inodes = self.listing.take_linked();
+        if inodes.is_empty() {
+            return;
+        }
+        for path in tree.names_of(&inodes) {
+            names.ask(&path, false, &lens);
+        }
+        names.look(root, lens, &self.listing);
     }
 
     fn read(self: &Arc<Self>) {
@@ -540,7 +548,7 @@ impl Engine {
 }
 
 /// A walk's parts go to both. What the first makes of them is its own affair: the list is to be complete.
-struct Tee<'a>(Option<&'a (dyn Sink + Send)>, &'a Listing);
+struct Tee<'a>(Option<&'a Scan>, &'a Listing);
 
 impl Sink for Tee<'_> {
     fn enter(&self, path: &[u8], fd: BorrowedFd<'_>) {

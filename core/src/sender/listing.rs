@@ -1,6 +1,6 @@
 //! The file list on its way out: parts become chunks, chunks wait to be taken, and stay until they are forgotten.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -193,6 +193,12 @@ impl Listing {
         if let Some(groups) = &mut lock(&self.state).groups {
             groups.again();
         }
+    }
+
+    /// Inodes of listed files of which other names are not, each once; without hard links, none.
+    pub fn take_linked(&self) -> HashSet<u64> {
+        let mut state = lock(&self.state);
+        state.groups.as_mut().map(Groups::take_open).unwrap_or_default()
     }
 
     /// What was asked for is listed.

@@ -1,6 +1,6 @@
 //! Which of the listed names are names of one file: its content is sent once.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::list::Chunk;
 use crate::walk::Linked;
@@ -18,6 +18,9 @@ struct Group {
     number: u32,
     kind: u8,
     listed: u64,
+    names: u64,
+    /// It was looked for its other names.
+    sought: bool,
 }
 
 impl Groups {
@@ -34,6 +37,17 @@ impl Groups {
         self.open.clear();
     }
 
+    /// Inodes of those that have names which are not listed, as far as these were not taken before.
+    pub fn take_open(&mut self) -> HashSet<u64> {
+        let open = self.open.iter_mut();
+        let open = open.filter(|(_, group)| group.listed < group.names && !group.sought);
+        open.map(|(&(_, inode), group)| {
+            group.sought = true;
+            inode
+        })
+        .collect()
+    }
+
     /// The number of the group that the next listed name is of, an entry of this type.
     pub fn number(&mut self, kind: u8, (inode, names): Linked) -> u32 {
         let next = self.next;
@@ -41,6 +55,8 @@ impl Groups {
             number: next,
             kind,
             listed: 0,
+            names,
+            sought: false,
         };
         let group = self.open.entry(inode).or_insert_with(fresh);
         if group.kind != kind {
@@ -100,6 +116,8 @@ mod tests {
         assert_eq!(numbers, [0, 0, 0, 1]);
         // The inode of a file that is gone may be another one's, of another type.
         assert_eq!(groups.number(SYMLINK, ((1, 8), 2)), 2);
+        assert_eq!(groups.take_open(), HashSet::from([8]));
+        assert_eq!(groups.take_open(), HashSet::new());
         groups.again();
         assert_eq!(groups.number(REGULAR, ((1, 7), 2)), 3);
     }

@@ -2,8 +2,9 @@
 
 use std::collections::HashSet;
 
+use super::Tree;
 use super::index::Index;
-use crate::beneath::join;
+use crate::beneath::{join, lock};
 use crate::list::DIRECTORY;
 
 impl Index {
@@ -20,6 +21,13 @@ impl Index {
             }
         }
         paths
+    }
+}
+
+impl Tree {
+    /// See `Index::names_of`.
+    pub fn names_of(&self, inodes: &HashSet<u64>) -> Vec<Vec<u8>> {
+        lock(&self.state).index.names_of(inodes)
     }
 }
 

@@ -17,6 +17,7 @@ mod changes;
 pub mod dir;
 mod dirty;
 mod expect;
+mod hashes;
 pub mod index;
 mod inodes;
 #[cfg(test)]
