@@ -207,6 +207,7 @@ impl Listing {
         if !state.builder.is_empty() {
             self.flush(&mut state);
         }
+        state.flushed = None;
         state.ends -= 1;
         let total = (state.chunks.len() as u32, state.entries, state.hasher.finalize().into());
         state.queue.push_back(Out::End(total));
