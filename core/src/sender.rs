@@ -8,6 +8,7 @@ pub mod engine;
 pub mod jobs;
 pub mod large;
 pub mod link;
+mod lister;
 pub mod listing;
 pub mod memo;
 pub mod names;

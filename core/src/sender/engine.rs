@@ -2,30 +2,28 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::os::fd::BorrowedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use crate::beneath::{Meta, Root, lock};
+use crate::beneath::{Meta, lock};
 use crate::buffer;
 use crate::compress;
 use crate::list::{self, u32_at, u64_at};
 use crate::profile::{Profile, Stage};
 use crate::signature::{self, Kind};
 use crate::tree::Tree;
-use crate::tree::scan::Scan;
 use crate::tree::signatures::Signatures;
 use crate::wake::Wake;
+use crate::walk;
 use crate::walk::names::Names;
-use crate::walk::{self, Lens, Part, Sink, Walk};
 
 use super::Violation;
 use super::basis::{Bases, Known};
 use super::counters::Counters;
-use super::jobs::{Job, Jobs};
+use super::jobs::Jobs;
 use super::link::{Compress, Link};
 use super::listing::{Listing, Next};
 use super::memo::Memo;
@@ -85,14 +83,14 @@ pub struct Engine {
     pub wake: Arc<Wake>,
     /// The list.
     pub listing: Listing,
-    jobs: Jobs,
+    pub(super) jobs: Jobs,
     /// What was listed by name.
-    names: Mutex<Names>,
+    pub(super) names: Mutex<Names>,
     link: Arc<Link>,
-    settings: Settings,
+    pub(super) settings: Settings,
     /// Readers at work.
     busy: AtomicU64,
-    stop: AtomicBool,
+    pub(super) stop: AtomicBool,
     /// Whether one was started.
     readers: AtomicBool,
     peer: Mutex<Peer>,
@@ -178,7 +176,7 @@ impl Engine {
 
     /// Begins to walk.
     pub fn start(self: &Arc<Self>) -> io::Result<()> {
-        self.spawn("walk", Self::walk)
+        self.spawn("walk", Self::list)
     }
 
     fn spawn(self: &Arc<Self>, name: &str, work: fn(&Arc<Self>)) -> io::Result<()> {
@@ -223,74 +221,6 @@ impl Engine {
             // A panic was made a failure by `guard`.
             let _ = thread.join();
         }
-    }
-
-    /// Lists what is asked for, until nothing is.
-    fn walk(self: &Arc<Self>) {
-        while !self.is_stopped()
-            && let Some(job) = self.jobs.next()
-        {
-            match self.source.single() {
-                Some(single) if job.own => {
-                    let entry = || single.entry(&self.source, self.settings.walk.hashes, &self.stop);
-                    let entry = self.profile.time(Stage::Walk, entry);
-                    self.listing.single(&entry);
-                }
-                // That one file was listed.
-                Some(_) => {}
-                None => self.list(&job),
-            }
-            if !self.is_stopped() {
-                self.listing.finish();
-            }
-        }
-    }
-
-    fn list(&self, job: &Job) {
-        let root = self.source.handles.root();
-        let lens = Lens {
-            options: &self.settings.walk,
-            profile: &self.profile,
-            stop: &self.stop,
-        };
-        let mut names = lock(&self.names);
-        let starts = self.profile.time(Stage::Walk, || {
-            job.ask(&mut names, &lens);
-            names.look(root, lens, &self.listing)
-        });
-        let everything = starts.iter().any(|start| start.path.is_empty());
-        if everything && !job.own {
-            self.listing.again();
-        }
-        if !starts.is_empty() {
-            let tree = self.settings.tree.as_ref().filter(|tree| everything && tree.is_new());
-            let scan = tree.map(Tree::scan_sink);
-            let tee = Tee(scan.as_ref(), &self.listing);
-            let walk = Walk::at(starts, root, &self.settings.walk, &tee, &self.profile, &self.stop);
-            // One walker is enough to end the walk.
-            std::thread::scope(|scope| walk::join_in(&walk, self.settings.threads, scope));
-            if let Some(scan) = scan.filter(|_| !self.is_stopped()) {
-                scan.finish();
-            }
-        }
-        if let Some(tree) = &self.settings.tree
-            && !everything
-        {
-            self.profile
-                .time(Stage::Walk, || self.list_links(&mut names, tree, root, lens));
-        }
-    }
-
-    /// A file that was listed has other names, which are as they were: they are listed with it, to be linked.
-    fn list_links(&self, names: &mut Names, tree: &Tree, root: &Root, lens: Lens<'_>) {
-        let inodes = self.listing.take_linked();
-        if inodes.is_empty() {
-            return;
-        }
-        for path in tree.names_of(&inodes) {
-            names.ask(&path, false, &lens);
-        }
-        names.look(root, lens, &self.listing);
     }
 
     fn read(self: &Arc<Self>) {
@@ -408,7 +338,7 @@ impl Engine {
     pub fn look_untrusted(self: &Arc<Self>, payload: &[u8]) -> Result<(), Violation> {
         let idle = self.jobs.look_untrusted(payload)?;
         self.listing.resume();
-        if idle && let Err(e) = self.spawn("walk", Self::walk) {
+        if idle && let Err(e) = self.spawn("walk", Self::list) {
             self.no_thread(&e);
         }
         Ok(())
@@ -544,23 +474,5 @@ impl Engine {
     pub fn counted(&self) -> [(&'static str, u64); 12] {
         let busy = self.busy.load(Ordering::Relaxed);
         self.counters.table(self.listing.progress(), self.queue.sent(), busy)
-    }
-}
-
-/// A walk's parts go to both. What the first makes of them is its own affair: the list is to be complete.
-struct Tee<'a>(Option<&'a Scan>, &'a Listing);
-
-impl Sink for Tee<'_> {
-    fn enter(&self, path: &[u8], fd: BorrowedFd<'_>) {
-        if let Some(tee) = self.0 {
-            tee.enter(path, fd);
-        }
-    }
-
-    fn part(&self, part: &Part<'_>) -> bool {
-        if let Some(tee) = self.0 {
-            tee.part(part);
-        }
-        self.1.part(part)
     }
 }
