@@ -18,12 +18,16 @@ from agentd.machine import machine_id
 from agentd.service import Notifier, passed_sockets
 from agentd.sockets import Listening
 from agentd.store import Store
+from agentd.sync.common import temp_tag
 from agentd.sync.engines import Tuning
 from agentd.sync.service import Sessions
+from agentd.tree.trees import Trees
+from agentd.watch.watchers import Watchers
 from agentd.wire import Connection, ConnectionLost, greet
 from proto import limits
 from proto.errors import ProtocolError, SyncError
 from proto.hello import Hello
+from proto.job import ENVIRONMENT
 from proto.peercred import peer_uid, trusted
 from proto.places import places as find_places
 from proto.version import VERSION
@@ -60,6 +64,11 @@ class App:
         self._config = ConfigFile(places.config, self._reconfigure)
         self._links = Links(self._config.current(), self.identity, places.runtime)
         self._sessions = Sessions(identity=self.identity, links=self._links, journal=self._store, tuning=self._tuning)
+        self._trees = Trees(os.path.join(places.state, "trees"), threads=self._tuning.threads, pinned=self._is_pairs)
+        environ = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ and name != "PWD"}
+        self._watchers = Watchers(
+            trees=self._trees, runner=self._sessions, config=self._config.current(), environ=environ
+        )
         self._stopping = trio.Event()
         self._control_socket = Listening(places.control_socket, self._serve_control, passed.get("control"))
         self._peer_socket = Listening(places.peer_socket, self._serve_peer, passed.get("peer"))
@@ -81,6 +90,7 @@ class App:
             sessions=self._sessions,
             links=self._links,
             config=self._config,
+            watchers=self._watchers,
             stop=self._stopping.set,
             sockets=(self._places.control_socket, self._places.peer_socket),
         )
@@ -95,7 +105,7 @@ class App:
                     nursery.start_soon(self._look_regularly)
                     if self._notify.watchdog_s is not None:
                         nursery.start_soon(self._reassure, self._notify.watchdog_s * _WATCHDOG_SHARE)
-                    for service in (self._links.run, self._sessions.run, self._control.run):
+                    for service in (self._links.run, self._sessions.run, self._control.run, self._watchers.run):
                         await nursery.start(service)
                     for listening in (self._control_socket, self._peer_socket):
                         await nursery.start(listening.serve, nursery)
@@ -165,7 +175,14 @@ class App:
 
     def _clear(self, root: bytes) -> int:
         """Temporary files go, what was moved aside comes back; partials stay, to be continued."""
-        return _core.sweep(root, self._store.agent[:4].hex(), self._tuning.partial_min)
+        tags = [temp_tag(self.identity(), scoped=scoped) for scoped in (False, True)]
+        return sum(_core.sweep(root, tag, self._tuning.partial_min) for tag in tags)
+
+    def _is_pairs(self, root: bytes) -> bool:
+        """Whether a pair here has this root."""
+        pairs = self._config.current().pairs.values()
+        here = [end.path for pair in pairs for end in (pair.source, pair.destination) if end.host is None]
+        return any(os.path.realpath(path) == root for path in here)
 
     async def _serve_control(self, stream: trio.SocketStream) -> None:
         if self._control is None:
@@ -199,3 +216,4 @@ class App:
 
     def _reconfigure(self, config: Config) -> None:
         self._links.config = config
+        self._watchers.reconfigure(config)

@@ -20,7 +20,7 @@ from proto.peer import PEER_MESSAGES
 from proto.schema import from_head_untrusted, registry, to_head
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from proto.frame import Payload
     from proto.schema import Message, Registry
@@ -34,6 +34,9 @@ except ImportError:  # a checkout whose crate is not built: everything but the e
 
 HELLO = registry(Hello)
 
+PACED = 64 << 10
+"""Bytes that a paced connection writes at once."""
+
 
 class ConnectionLost(trio.BrokenResourceError):
     """The other side went away: the stream ended or broke, in the middle of a frame or between two."""
@@ -44,7 +47,8 @@ class Connection:
 
     One task receives; any number send, one after the other.  ``sent`` and ``received`` count bytes, frames included.
     ``agreement`` is what ``greet()`` found.  ``timed``, when it is set, is told how time was spent since a moment of
-    perf_counter_ns(): "wait" for a frame to begin, "socket" for all else.
+    perf_counter_ns(): "wait" for a frame to begin, "socket" for all else.  ``pace``, when it is set, is waited for
+    before that many bytes of a frame go out; ``arrived`` is told of bytes as they come.
     """
 
     def __init__(self, stream: trio.abc.HalfCloseableStream, *, payload_max: int = limits.PAYLOAD_MAX) -> None:
@@ -52,6 +56,8 @@ class Connection:
         self.sent = 0
         self.received = 0
         self.timed: Callable[[str, int], None] | None = None
+        self.pace: Callable[[int], Awaitable[None]] | None = None
+        self.arrived: Callable[[int], None] | None = None
         self._stream = stream
         self._pipe: _Pipe = _SocketPipe(stream.socket) if isinstance(stream, trio.SocketStream) else _AnyPipe(stream)
         self._reader = FrameReader(payload_max, allocate)
@@ -73,11 +79,23 @@ class Connection:
                 raise ConnectionLost("an earlier frame was cut short")
             self._cut = True
             since = perf_counter_ns() if self.timed else 0
-            await self._pipe.send_all(head, view)
+            if self.pace is None:
+                await self._pipe.send_all(head, view)
+            else:
+                await self._send_paced(self.pace, head, view)
             if self.timed:
                 self.timed("socket", since)
             self._cut = False
         self.sent += len(head) + len(view)
+
+    async def _send_paced(self, pace: Callable[[int], Awaitable[None]], head: bytes, view: memoryview) -> None:
+        first, rest = view[:PACED], view[PACED:]
+        await pace(len(head) + len(first))
+        await self._pipe.send_all(head, first)
+        while rest:
+            first, rest = rest[:PACED], rest[PACED:]
+            await pace(len(first))
+            await self._pipe.send_all(b"", first)
 
     async def receive(self, messages: Registry = PEER_MESSAGES) -> tuple[Any, Payload | None]:
         """The next message and its payload, validated.  It is no checkpoint when one lies ready.
@@ -109,6 +127,8 @@ class Connection:
         if count == 0:
             raise ConnectionLost("the stream ended" + " in the middle of a frame" * self._reader.mid_frame)
         self.received += count
+        if self.arrived is not None:
+            self.arrived(count)
         self._reader.buffer_updated(count)
 
     async def aclose(self) -> None:

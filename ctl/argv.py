@@ -25,11 +25,16 @@ VERBS: dict[str, tuple[dict[str, str], int, int | None]] = {
     "push": (JOB_OPTIONS, 2, 2),
     "pull": (JOB_OPTIONS, 2, 2),
     "sync": (JOB_OPTIONS, 0, None),
-    "status": ({"json": "flag"}, 0, 0),
+    "watch": ({"json": "flag"}, 1, 1),
+    "pause": ({}, 1, 1),
+    "resume": ({}, 1, 1),
+    "flush": ({"timeout": "seconds", "stats": "flag", "json": "flag"}, 0, None),
+    "verify": ({"repair": "flag", "timeout": "seconds", "stats": "flag", "json": "flag"}, 1, None),
+    "status": ({"json": "flag", "porcelain": "flag"}, 0, None),
     "start": ({"foreground": "flag", "hold": "flag"}, 0, 0),
     "stop": ({}, 0, 0),
     "restart": ({}, 0, 0),
-    "add": ({"mirror": "flag", "exclude": "bytes"}, 3, 3),
+    "add": ({"mirror": "flag", "exclude": "bytes", "watch": "flag", "on-conflict": "conflict"}, 3, 3),
     "list": ({"json": "flag"}, 0, 0),
     "remove": ({}, 1, 1),
     "events": ({"json": "flag"}, 0, 0),
@@ -117,11 +122,12 @@ def _set(verb: str, values: Values, name: str, kind: str, value: str) -> None:
         if not value:
             raise _usage(verb, f"--{name} wants a pattern")
         values.setdefault(key, []).append(os.fsencode(value))
-    elif kind == "choice":
-        from proto.job import COMPRESS
+    elif kind in ("choice", "conflict"):
+        from proto.job import COMPRESS, ON_CONFLICT
 
-        if value not in COMPRESS:
-            raise _usage(verb, f"--{name} is {', '.join(COMPRESS)}, not {shown(os.fsencode(value))}")
+        choices = COMPRESS if kind == "choice" else ON_CONFLICT
+        if value not in choices:
+            raise _usage(verb, f"--{name} is {', '.join(choices)}, not {shown(os.fsencode(value))}")
         values[key] = value
     elif kind == "count":
         if not (value.isascii() and value.isdigit() and len(value) < 19):

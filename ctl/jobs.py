@@ -1,4 +1,4 @@
-"""push, pull and sync: one request, and its progress until the end."""
+"""push, pull, sync, flush and verify: one request, and its progress until the end."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ctl import argv, render
 from ctl.client import connect, environment
 from proto import control_jobs as control
-from proto.control_ends import Error
+from proto.control_ends import End, Error
 from proto.errors import EXIT_DONE, EXIT_PROBLEMS, SyncError
 from proto.job import format_location
 from proto.text import escape_text, shown
@@ -28,12 +28,22 @@ _GRACE_S = 5.0
 
 _REQUEST, _CANCEL = 1, 2
 _ANSWERS = (
-    control.Accepted, control.Progress, control.Items, control.Problems, control.Notice, control.Result,
+    control.Accepted, control.Progress, control.Items, control.Problems, control.Paths, control.Notice, control.Result,
 )  # fmt: skip
 
 
-def push_or_pull(verb: str, operands: list[str], values: argv.Values) -> int:
-    """Run one job; the exit status.  Raises SyncError."""
+def run(verb: str, operands: list[str], values: argv.Values) -> int:
+    """Carry the verb out; the exit status.  Raises SyncError."""
+    if verb == "sync":
+        return _sync(operands, values)
+    if verb == "flush":
+        return _run(control.Flush(_REQUEST, operands, environment(), _timeout_ms(values)), values)
+    if verb == "verify":
+        return _verify(operands, values)
+    return _push_or_pull(verb, operands, values)
+
+
+def _push_or_pull(verb: str, operands: list[str], values: argv.Values) -> int:
     source, destination = argv.location(operands[0]), argv.location(operands[1])
     if verb == "push" and source.host is not None:
         raise SyncError("usage", f"push: the source {source} is on another host", "'syncctl pull' brings from there")
@@ -45,16 +55,28 @@ def push_or_pull(verb: str, operands: list[str], values: argv.Values) -> int:
     return _run(request, values)
 
 
-def sync(operands: list[str], values: argv.Values) -> int:
-    """Run the jobs of pairs; the worst exit status.  Raises SyncError."""
+def _sync(operands: list[str], values: argv.Values) -> int:
+    # PWD travels as text only, and a directory's name need not be text
+    targets = _targets(operands) or [argv.absolute(b".")]
+    return _run(control.Sync(_REQUEST, targets, **_options(values), whole=not operands), values)
+
+
+def _verify(operands: list[str], values: argv.Values) -> int:
+    """Both ends read again, and compared; what differs is listed, and with --repair sent."""
+    repair = bool(values.pop("repair", False))
+    values |= {"checksum": True, "itemize": True, "verify": True}
+    if not repair:
+        values["dry_run"] = True
+    return _run(control.Sync(_REQUEST, _targets(operands), **_options(values), whole=True), values)
+
+
+def _targets(operands: list[str]) -> list[bytes]:
     targets = []
     for word in operands:
         target = fsencode(word)
         path = b"/" in target or target in (b".", b"..") or target.startswith(b"~")
         targets.append(argv.absolute(target) if path else target)
-    if not targets:  # PWD travels as text only, and a directory's name need not be text
-        targets.append(argv.absolute(b"."))
-    return _run(control.Sync(_REQUEST, targets, **_options(values)), values)
+    return targets
 
 
 def _options(values: argv.Values) -> dict[str, Any]:
@@ -66,13 +88,16 @@ def _options(values: argv.Values) -> dict[str, Any]:
     }
     if "hard_links" in values:
         fields["hard_links"] = values["hard_links"]
-    if values.get("timeout"):
-        fields["timeout_ms"] = max(1, int(values["timeout"] * 1000))
+    fields["timeout_ms"] = _timeout_ms(values)
     fields |= {name: values[name] for name in ("max_delete", "compress") if name in values}
     return {"env": environment(), "excludes": values.get("exclude", []), **fields}
 
 
-def _run(request: control.Run | control.Sync, values: argv.Values) -> int:
+def _timeout_ms(values: argv.Values) -> int | None:
+    return max(1, int(values["timeout"] * 1000)) if values.get("timeout") else None
+
+
+def _run(request: control.Run | control.Sync | control.Flush, values: argv.Values) -> int:
     request.validate()
     client = connect(*_ANSWERS, start=True)
     view = _Json(values) if values.get("json") else _Text(values)
@@ -86,6 +111,10 @@ def _run(request: control.Run | control.Sync, values: argv.Values) -> int:
     finally:
         view.pause()
         client.close()
+
+
+_FATES = {"held": "was changed at the destination by someone else, and stays as it is there", "open": "not done"}
+"""What is said of paths; those that failed have their problems, and what landed is in the result."""
 
 
 class _Job:
@@ -114,9 +143,13 @@ class _Job:
                 self._number = message.job
                 started = monotonic()
             elif type(message) is control.Result:
-                self._status = self._status or (EXIT_PROBLEMS if message.problem_count else EXIT_DONE)
+                trouble = message.problem_count or self._view.differs
+                self._status = self._status or (EXIT_PROBLEMS if trouble else EXIT_DONE)
                 if not message.remaining:
                     return self._status
+            elif type(message) is End:
+                sys.stderr.write("syncctl: no pair is watched\n")
+                return self._status
             elif type(message) is Error and message.id == _REQUEST:
                 error = SyncError.from_wire(message.code, message.message, message.hint)
                 if not message.remaining and self._status == EXIT_DONE:
@@ -151,7 +184,10 @@ class _Json:
 
         self._to_json, self._dump = to_json, dump_line
         self._next = 0.0
+        self._verify = bool(values.get("verify")) and bool(values.get("dry_run"))
         self.detach = bool(values.get("detach"))
+        self.differs = False
+        """Whether a comparison found anything."""
 
     def show(self, message: Any, payload: Any) -> None:
         """Print one answer; of progress, some."""
@@ -160,8 +196,9 @@ class _Json:
             if now < self._next:
                 return
             self._next = now + _FIRST_S
-        elif type(message) is Error:
+        elif type(message) in (Error, End):
             return
+        self.differs = self.differs or (self._verify and type(message) is control.Items)
         value = self._to_json(message, payload)
         if type(message) is control.Result:
             value["speedup"] = round(render.speedup(message.stats, message.wire_sent + message.wire_received), 2)
@@ -183,6 +220,9 @@ class _Text:
 
     def __init__(self, values: argv.Values) -> None:
         self.detach = bool(values.get("detach"))
+        self.differs = False
+        """Whether a comparison found anything."""
+        self._verify = bool(values.get("verify")) and bool(values.get("dry_run"))
         self._stats = bool(values.get("stats"))
         self._dry_run = bool(values.get("dry_run"))
         self._terminal = sys.stderr.isatty()
@@ -200,11 +240,15 @@ class _Text:
             return
         self.pause()
         if kind is control.Items:
+            self.differs = self.differs or self._verify
             lines = bytes(payload or b"").removesuffix(b"\0").split(b"\0")
             sys.stdout.write("".join(render.item(line) + "\n" for line in lines if line))
         elif kind is control.Problems:
             for problem in control.unpack_problems_untrusted(payload or b""):
                 sys.stderr.write(f"syncctl: {render.problem(*problem)}\n")
+        elif kind is control.Paths and message.fate in _FATES:
+            said = _FATES[message.fate]
+            sys.stderr.write("".join(f"syncctl: {shown(path)}: {said}\n" for path in message.paths))
         elif kind is control.Notice:
             sys.stderr.write(f"syncctl: {escape_text(message.text)}\n")
         elif kind is control.Accepted:
@@ -241,6 +285,9 @@ class _Text:
             sys.stdout.write(render.statistics(message.stats, message.epochs, seconds, wire) + "\n")
         if message.profile:
             sys.stdout.write(render.profile(message.profile) + "\n")
+        if self._verify and not message.problem_count:
+            sys.stdout.write("something differs, see above\n" if self.differs else "both ends are the same\n")
+            return
         line = render.summary(message.stats, message.problem_count, seconds, wire, dry_run=self._dry_run)
         sys.stdout.write(line + "\n")
         sys.stdout.flush()

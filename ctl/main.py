@@ -102,19 +102,19 @@ def _dispatch(words: list[str]) -> int:
 
 
 def _run(verb: str, operands: list[str], values: argv.Values) -> int:
-    if verb in ("push", "pull", "sync"):
+    if verb in ("push", "pull", "sync", "flush", "verify"):
         from ctl import jobs
 
-        return jobs.sync(operands, values) if verb == "sync" else jobs.push_or_pull(verb, operands, values)
+        return jobs.run(verb, operands, values)
     if verb == "status":
         from ctl import status
 
-        return status.status(json=bool(values.get("json")))
+        return status.status(operands, values)
     if verb in ("start", "stop", "restart", "relay", "enable", "disable"):
         from ctl import agent
 
         return agent.run(verb, values)
-    if verb in ("add", "remove", "list", "events"):
+    if verb in ("add", "remove", "list", "events", "watch", "pause", "resume"):
         from ctl import pairs
 
         return pairs.run(verb, operands, values)

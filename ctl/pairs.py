@@ -1,4 +1,4 @@
-"""add, remove and list, the pairs of config.toml; and events, what happens to them."""
+"""add, remove and list, the pairs of config.toml; watch, pause and resume; and events, what happens to them."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ import time
 from typing import Any
 
 from ctl import argv
-from ctl.client import connect
+from ctl.client import connect, environment
 from ctl.status import ask_rows, pair
 from proto import control_agent as control
 from proto.control_ends import Error
 from proto.control_state import ListPairs, PairInfo
+from proto.control_watch import Pause, Resume, Watch
 from proto.errors import EXIT_DONE, SyncError
 from proto.job import format_location
 from proto.text import escape_text, shown
@@ -30,13 +31,22 @@ def run(verb: str, operands: list[str], values: argv.Values) -> int:
         ask_rows(control.RemovePair(_ID, operands[0]), start=True)
         sys.stdout.write(f"removed pair {escape_text(operands[0])}; both its trees stay as they are\n")
         return EXIT_DONE
-    return _list(json=bool(values.get("json"))) if verb == "list" else _events(json=bool(values.get("json")))
+    if verb in ("pause", "resume"):
+        ask_rows((Pause if verb == "pause" else Resume)(_ID, operands[0]), start=True)
+        return EXIT_DONE
+    json = bool(values.get("json"))
+    if verb == "list":
+        return _list(json=json)
+    return _events(Watch(_ID, operands[0], environment()) if verb == "watch" else control.Events(_ID), json=json)
 
 
 def _add(operands: list[str], values: argv.Values) -> int:
     name, source, destination = operands[0], _text(operands[1]), _text(operands[2])
     excludes = [os.fsdecode(pattern) for pattern in values.get("exclude", [])]
-    request = control.AddPair(_ID, name, source, destination, bool(values.get("mirror")), excludes)
+    request = control.AddPair(
+        _ID, name, source, destination, bool(values.get("mirror")), excludes, bool(values.get("watch")),
+        values.get("on_conflict", "overwrite"),
+    )  # fmt: skip
     for word in (name, source, destination, *excludes):
         if not _is_text(word):
             raise SyncError("usage", f"add: {shown(os.fsencode(word))} is not UTF-8, as a configuration has to be")
@@ -61,10 +71,10 @@ def _list(*, json: bool) -> int:
     return EXIT_DONE
 
 
-def _events(*, json: bool) -> int:
+def _events(request: control.Events | Watch, *, json: bool) -> int:
     client = connect(control.Event, control.Heartbeat, start=True)
     try:
-        client.ask(control.Events(_ID))
+        client.ask(request)
         while True:
             found = client.receive(_SILENCE_S)
             if found is None:

@@ -15,15 +15,64 @@ from proto.text import escape_text, shown
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ctl import argv
+
 _ID = 1
 _ROWS = (control.AgentInfo, control.LinkInfo, control.PairInfo, control.JobInfo)
 
 
-def status(*, json: bool) -> int:
+_STATES = ("paused", "problems", "waiting", "held", "syncing", "starting", "settling", "up-to-date")
+"""Of several pairs, the first of these that one is in is the state of all."""
+
+
+def status(operands: list[str], values: argv.Values) -> int:
     """Print it; never starts an agent.  Raises SyncError, ``no-agent`` when there is none."""
+    if values.get("porcelain"):
+        return _porcelain(operands)
     rows = ask_rows(control.Status(_ID), *_ROWS, start=False)
-    sys.stdout.write(_json(rows) if json else text(rows))
+    if operands:
+        pairs = {row.name: row for row in rows if type(row) is control.PairInfo}
+        rows = [_named(pairs, name) for name in operands]
+    sys.stdout.write(_json(rows) if values.get("json") else text(rows))
     return EXIT_DONE
+
+
+def _porcelain(names: list[str]) -> int:
+    """A line for each of these pairs, or one for all, of fields between tabs: docs/cli.md."""
+    try:
+        rows = ask_rows(control.ListPairs(_ID), control.PairInfo, start=False)
+    except SyncError as e:
+        if e.code != "no-agent":
+            raise
+        sys.stdout.write("".join(f"{name}\tdown\t0\t-\t\n" for name in map(escape_text, names or ["agent"])))
+        return e.exit_status
+    if names:
+        pairs = {row.name: row for row in rows}
+        sys.stdout.write("".join(_line(_named(pairs, name)) for name in names))
+        return EXIT_DONE
+    watched = [row for row in rows if row.state is not None]
+    worst = min(watched, key=lambda row: _STATES.index(row.state), default=None)
+    if worst is None:
+        sys.stdout.write("agent\tidle\t0\t-\t\n")
+        return EXIT_DONE
+    why = f"{worst.name}: {worst.why}" if worst.why else ""
+    synced = [row.synced_ms for row in watched]
+    oldest = None if None in synced else min(synced)
+    count = sum(row.problem_count for row in watched)
+    sys.stdout.write(_line(worst._replace(name="agent", why=why, problem_count=count, synced_ms=oldest)))
+    return EXIT_DONE
+
+
+def _line(row: control.PairInfo) -> str:
+    synced = "-" if row.synced_ms is None else str(row.synced_ms // 1000)
+    return "\t".join([row.name, row.state or "idle", str(row.problem_count), synced, escape_text(row.why or "")]) + "\n"
+
+
+def _named(pairs: dict[str, control.PairInfo], name: str) -> control.PairInfo:
+    found = pairs.get(name)
+    if found is None:
+        raise SyncError("no-such-pair", f"there is no pair {escape_text(name)}")
+    return found
 
 
 def ask_rows(request: Any, *rows: type[Any], start: bool) -> list[Any]:
@@ -55,9 +104,20 @@ def text(rows: list[Any]) -> str:
 def pair(row: control.PairInfo) -> str:
     """A pair on a line."""
     extra = [
-        word for word, given in (("mirror", row.mirror), ("exclude " + " ".join(row.excludes), row.excludes)) if given
+        word
+        for word, given in (
+            ("mirror", row.mirror),
+            ("watch", row.watch),
+            (f"on conflict {row.on_conflict}", row.on_conflict != "overwrite"),
+            ("exclude " + " ".join(row.excludes), row.excludes),
+        )
+        if given
     ]
-    return escape_text(f"{row.name:<12} {row.source} -> {row.destination}" + "".join(f"  [{word}]" for word in extra))
+    state = ""
+    if row.state is not None:
+        state = f"  {row.state}: {row.why}" if row.why else f"  {row.state}"
+    options = "".join(f"  [{word}]" for word in extra)
+    return escape_text(f"{row.name:<12} {row.source} -> {row.destination}{options}{state}")
 
 
 def _agent(row: control.AgentInfo) -> str:

@@ -12,8 +12,12 @@ usage: syncctl COMMAND ...
 
   push SRC [HOST:]DST        bring SRC's state to DST
   pull [HOST:]SRC DST        the same, from there to here
-  sync [NAME | PATH]...      the named pairs, or those whose source holds PATH; alone: the pair you are in
+  sync [NAME | PATH]...      the named pairs, or just these paths of them; alone: the pair you are in
   add NAME SRC DST           make a pair            list, remove NAME
+  watch NAME                 sync a pair whenever its source changes, until Ctrl-C
+  pause NAME, resume NAME    leave a watched pair alone, go on
+  flush [NAME]...            until what changed in watched pairs is at the far end
+  verify NAME...             read both ends again and say what differs
   status                     the agent, its links, pairs and jobs
   events                     what happens, as it happens
   start, stop, restart       the agent here; other commands start it when it is needed
@@ -56,22 +60,52 @@ _VERBS = {
     "sync": f"""\
 usage: syncctl sync [NAME | PATH]... [options]
 
-A PATH means the pair whose source holds it, the innermost if there are several; no operand, the current directory's.
+A PATH is synced by itself, with everything below it, in the pair whose source holds it (the innermost if there are
+several), within 10 seconds unless --timeout says otherwise; no operand means the whole pair of the current directory.
 Of a mirror, what its source does not have is deleted at the destination.
 
 {_OPTIONS}""",
     "add": f"""\
-usage: syncctl add NAME SRC [HOST:]DST [--mirror] [--exclude PATTERN]...
+usage: syncctl add NAME SRC [HOST:]DST [options]
 
   --mirror             delete at DST what SRC does not have
   --exclude PATTERN    leave out what matches, with rsync's meaning; may be repeated
+  --watch              sync it whenever SRC changes, for as long as the agent runs
+  --on-conflict WHAT   what becomes of a file that someone else changed at DST since the last sync: overwrite (the
+                       default), stop (it stays, and is a problem), keep-both (it stays there under another name)
 
 Adds [pair.NAME] to config.toml, which you may as well edit yourself.
 
 {_LOCATIONS}""",
     "remove": "usage: syncctl remove NAME\n\nTakes [pair.NAME] out of config.toml.  Both trees stay as they are.\n",
     "list": "usage: syncctl list [--json]\n",
-    "status": "usage: syncctl status [--json]\n\nNever starts an agent; without one the exit status is 3.\n",
+    "watch": """\
+usage: syncctl watch NAME [--json]
+
+Syncs the pair whenever its source changes, and prints what happens, until Ctrl-C.  For good: watch = true in its table.
+""",
+    "pause": "usage: syncctl pause NAME\n\nLeaves a watched pair alone until 'syncctl resume', or the agent's end.\n",
+    "resume": "usage: syncctl resume NAME\n\nGoes on with a pair that is paused, for whatever reason.\n",
+    "flush": """\
+usage: syncctl flush [NAME]... [--timeout SECONDS] [--stats] [--json]
+
+Returns when everything that had changed in these watched pairs (or all) is at the far end, or says what is not.
+""",
+    "verify": """\
+usage: syncctl verify NAME... [--repair] [--timeout SECONDS] [--stats] [--json]
+
+  --repair             send what differs
+
+Reads all files at both ends and compares them.  What differs is listed in rsync's form; the exit status is 1 then.
+""",
+    "status": """\
+usage: syncctl status [NAME]... [--json | --porcelain]
+
+  --porcelain          one line for all watched pairs, or for each NAME: name, state, problems, the last sync's Unix
+                       time or -, and why; with tabs between them
+
+Never starts an agent; without one the exit status is 3.
+""",
     "start": "usage: syncctl start [--foreground]\n\n  --foreground         stay, and log to the terminal\n",
     "stop": "usage: syncctl stop\n\nEnds the agent, and its jobs cleanly.  Without an agent the exit status is 3.\n",
     "restart": "usage: syncctl restart\n",

@@ -4,7 +4,7 @@ The asking side sends its Hello and a request in one write.  Every answer carrie
 be under way on one connection.  A request's last answer is END, or the RESULT, ERROR or (detached) ACCEPTED whose
 ``remaining`` is 0.  Rows of a list are messages of their own: no answer outgrows a frame.
 
-The classes live in four modules, so that a command pays for the import of those that it uses only.
+The classes live in five modules, so that a command pays for the import of those that it uses only.
 """
 
 from proto.control_agent import AddPair, Event, Events, Heartbeat, RemovePair, Stop
@@ -12,8 +12,10 @@ from proto.control_ends import End, Error
 from proto.control_jobs import (
     Accepted,
     Cancel,
+    Flush,
     Items,
     Notice,
+    Paths,
     Problems,
     Progress,
     Result,
@@ -24,6 +26,7 @@ from proto.control_jobs import (
     unpack_problems_untrusted,
 )
 from proto.control_state import AgentInfo, JobInfo, LinkInfo, ListPairs, PairInfo, Status
+from proto.control_watch import Pause, Resume, Watch
 from proto.schema import Registry, registry
 
 __all__ = [
@@ -37,6 +40,7 @@ __all__ = [
     "Error",
     "Event",
     "Events",
+    "Flush",
     "Heartbeat",
     "Items",
     "JobInfo",
@@ -44,23 +48,31 @@ __all__ = [
     "ListPairs",
     "Notice",
     "PairInfo",
+    "Paths",
+    "Pause",
     "Problems",
     "Progress",
     "RemovePair",
     "Request",
     "Result",
+    "Resume",
     "Run",
     "Status",
     "Stop",
     "Sync",
+    "Watch",
     "known_problem",
     "pack_problems",
     "unpack_problems_untrusted",
 ]
 
-Request = Run | Sync | Cancel | Status | Stop | AddPair | RemovePair | ListPairs | Events
-CONTROL_REQUESTS: Registry = registry(Run, Sync, Cancel, Status, Stop, AddPair, RemovePair, ListPairs, Events)
+Request = (
+    Run | Sync | Flush | Cancel | Status | Stop | AddPair | RemovePair | ListPairs | Events | Watch | Pause | Resume
+)
+CONTROL_REQUESTS: Registry = registry(
+    Run, Sync, Flush, Cancel, Status, Stop, AddPair, RemovePair, ListPairs, Events, Watch, Pause, Resume
+)
 CONTROL_REPLIES: Registry = registry(
-    Accepted, Progress, Items, Problems, Notice, Result, Error,
+    Accepted, Progress, Items, Problems, Paths, Notice, Result, Error,
     AgentInfo, LinkInfo, PairInfo, JobInfo, Event, Heartbeat, End,
 )  # fmt: skip

@@ -25,6 +25,8 @@ class AddPair(NamedTuple):
     destination: str
     mirror: bool = False
     excludes: list[str] = _NO_TEXT
+    watch: bool = False
+    on_conflict: str = "overwrite"
 
     def validate(self) -> None:
         """Raise RemoteProtocolError when an invariant does not hold."""

@@ -25,8 +25,16 @@ from proto.schema import (
 
 EXCLUDES_MAX = limits.FILTERS_MAX
 
+PATHS_TIMEOUT_MS = 10_000
+"""An editor that waits for a save waits no longer."""
+
+FATES = ("landed", "held", "failed", "open")
+"""Of a path: the far end has it as it is here; the far end's was changed by someone else, and stays; a problem names
+what of it did not make it; the job ended before it was known."""
+
 # defaults of fields, never mutated
 _NO_BYTES: list[bytes] = []
+_NO_TEXT: list[str] = []
 _NO_ENV: dict[str, str] = {}
 
 _PROBLEM = Struct(">iBI")
@@ -65,7 +73,10 @@ class Run(NamedTuple):
 
 
 class Sync(NamedTuple):
-    """Sync pairs: each target is a pair's name or a path that a pair's source holds; none means PWD's pair."""
+    """Sync pairs: a target is a pair's name, or a path in a pair's source; none means PWD's pair.
+
+    Of a path, that path is synced, with everything below it; of a source itself, and with ``whole``, the pair.
+    """
 
     id: int
     targets: list[bytes] = _NO_BYTES
@@ -84,15 +95,41 @@ class Sync(NamedTuple):
     excludes: list[bytes] = _NO_BYTES
     """Besides the pair's own."""
     timeout_ms: int | None = None
+    """For each pair; paths share one, which is PATHS_TIMEOUT_MS when none is given."""
     detach: bool = False
     compress: str | None = None
+    whole: bool = False
 
     def validate(self) -> None:
         """Raise RemoteProtocolError when an invariant does not hold."""
         check_list("targets", self.targets, TARGETS_MAX)
         for target in self.targets:
             check_path("targets", target, limits.ROOT_MAX)
+        check_bool("whole", self.whole)
         _check_job(self)
+
+
+class Flush(NamedTuple):
+    """Bring watched pairs up to date now, without settling or holding; answered as SYNC is.
+
+    When its last answer has come, what had changed before the request is at the far end, or was named.
+    """
+
+    id: int
+    names: list[str] = _NO_TEXT
+    """Watched pairs; none: all of them."""
+    env: dict[str, str] = _NO_ENV
+    timeout_ms: int | None = None
+
+    def validate(self) -> None:
+        """Raise RemoteProtocolError when an invariant does not hold."""
+        check_uint("id", self.id, limits.U32)
+        check_list("names", self.names, TARGETS_MAX)
+        for name in self.names:
+            check_text("names", name, NAME_MAX)
+        check_environment(self.env)
+        if self.timeout_ms is not None:
+            check_uint("timeout_ms", self.timeout_ms, limits.U32, 1)
 
 
 class Cancel(NamedTuple):
@@ -162,6 +199,24 @@ class Problems(NamedTuple):
     def validate(self) -> None:
         """Raise RemoteProtocolError when an invariant does not hold."""
         check_ids(self.id, self.job)
+
+
+class Paths(NamedTuple):
+    """What became of a job's paths, as its request named them; one for each fate, before the job's last answer."""
+
+    id: int
+    job: int
+    fate: str
+    """One of FATES."""
+    paths: list[bytes]
+
+    def validate(self) -> None:
+        """Raise RemoteProtocolError when an invariant does not hold."""
+        check_ids(self.id, self.job)
+        check_choice("fate", self.fate, FATES)
+        check_list("paths", self.paths, TARGETS_MAX)
+        for path in self.paths:
+            check_path("paths", path, limits.ROOT_MAX)
 
 
 class Notice(NamedTuple):
@@ -238,17 +293,22 @@ def known_problem(code: str) -> str:
     return PROBLEMS.get(code, code)
 
 
-def _check_job(message: Run | Sync) -> None:
-    """What RUN and SYNC share."""
-    check_uint("id", message.id, limits.U32)
-    if type(message.env) is not dict or len(message.env) > len(ENVIRONMENT):
+def check_environment(env: object) -> None:
+    """What of the asking side's environment travels with a request."""
+    if type(env) is not dict or len(env) > len(ENVIRONMENT):
         raise RemoteProtocolError("env: not a map of a few variables")
-    for name, value in message.env.items():
+    for name, value in env.items():
         if name not in ENVIRONMENT:
             raise RemoteProtocolError(f"env: only {', '.join(ENVIRONMENT)} travel")
         check_text(name, value, 8 * limits.TEXT_MAX)
         if "\0" in value:
             raise RemoteProtocolError(f"{name}: a variable cannot hold a NUL")
+
+
+def _check_job(message: Run | Sync) -> None:
+    """What RUN and SYNC share."""
+    check_uint("id", message.id, limits.U32)
+    check_environment(message.env)
     for name in ("delete", "checksum", "dry_run", "itemize", "owner", "group", "force", "profile", "detach"):
         check_bool(name, getattr(message, name))
     if message.hard_links is not None:

@@ -6,14 +6,20 @@ from typing import Any, NamedTuple
 
 from proto import limits
 from proto.control_ends import LOCATION_MAX, NAME_MAX, check_ids
+from proto.job import ON_CONFLICT
 from proto.schema import (
     check_bool,
+    check_choice,
     check_counters,
     check_list,
     check_path,
     check_text,
     check_uint,
 )
+
+WATCH_STATES = ("starting", "up-to-date", "settling", "syncing", "held", "waiting", "problems", "paused")
+"""Of a watched pair: nothing is known yet; nothing is to be done; changes are let come to an end; a batch is under way;
+git works in it; for the link, or for its turn; as up-to-date, but for some paths; until somebody resumes it."""
 
 
 class Status(NamedTuple):
@@ -89,7 +95,7 @@ class LinkInfo(NamedTuple):
 
 
 class PairInfo(NamedTuple):
-    """A pair, as config.toml has it."""
+    """A pair, as config.toml has it, and how it is when it is watched."""
 
     id: int
     name: str
@@ -97,10 +103,27 @@ class PairInfo(NamedTuple):
     destination: str
     mirror: bool
     excludes: list[str]
+    watch: bool = False
+    on_conflict: str = "overwrite"
+    state: str | None = None
+    """One of WATCH_STATES; None: it is not watched."""
+    why: str | None = None
+    """What it is held or paused for, or what it waits for."""
+    problem_count: int = 0
+    """Of the last batch."""
+    synced_ms: int | None = None
+    """When the last batch was done, Unix time."""
 
     def validate(self) -> None:
         """Raise RemoteProtocolError when an invariant does not hold."""
         check_pair(self)
+        if self.state is not None:
+            check_choice("state", self.state, WATCH_STATES)
+        if self.why is not None:
+            check_text("why", self.why)
+        check_uint("problem_count", self.problem_count)
+        if self.synced_ms is not None:
+            check_uint("synced_ms", self.synced_ms)
 
 
 class JobInfo(NamedTuple):
@@ -146,3 +169,5 @@ def check_pair(pair: Any) -> None:
     check_list("excludes", pair.excludes, limits.FILTERS_MAX)
     for pattern in pair.excludes:
         check_text("excludes", pattern)
+    check_bool("watch", pair.watch)
+    check_choice("on_conflict", pair.on_conflict, ON_CONFLICT)

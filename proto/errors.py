@@ -56,6 +56,7 @@ CODES: dict[str, tuple[int, str]] = {
     "overlap": (EXIT_GUARD, "choose roots that do not contain each other"),
     "root-changed": (EXIT_GUARD, "check what is mounted there; give --force if the change is meant"),
     "root-busy": (EXIT_GUARD, "wait for the command that holds it, or cancel it"),
+    "paused": (EXIT_GUARD, "'syncctl resume NAME' goes on; 'syncctl status' says why it is paused"),
     "max-delete": (EXIT_GUARD, "look with --dry-run; give a higher --max-delete or --force if it is meant"),
     # how it ended
     "timeout": (EXIT_TIMEOUT, "give a longer --timeout; the work done so far is kept"),

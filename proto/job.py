@@ -86,6 +86,8 @@ class Job(NamedTuple):
     """Looks (docs/protocol.md, LOOK): only these paths of the source are synced; None: all of it."""
     on_conflict: str = "overwrite"
     """One of ON_CONFLICT."""
+    hold: bool = False
+    """What is being written in the source stays for the next job, as far as that is known."""
 
 
 class Progress(NamedTuple):

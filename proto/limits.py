@@ -47,6 +47,9 @@ LIST_WINDOW = 8 << 20
 FIRST_LIST_WINDOW = 1 << 20
 """What every receiver grants before OPENED says its window: a sender's list follows its OPEN without waiting."""
 
+FAR_RTT_US = 10_000
+"""From here on a receiver says how much has arrived: nearer links hold little."""
+
 DATA_WINDOW = 32 << 20
 """Bytes of file data under way to a receiver, as on the wire: more than twice the product of 1 Gbit/s and 100 ms."""
 

@@ -242,6 +242,19 @@ class Ack(NamedTuple):
         """Nothing but its payload."""
 
 
+class Got(NamedTuple):
+    """Receiver: so many bytes of this session's connections have arrived since it was opened.
+
+    Said over a long link, about every 128 KiB: its sender keeps no more under way than keeps the link busy.
+    """
+
+    total: int
+
+    def validate(self) -> None:
+        """Raise RemoteProtocolError when an invariant does not hold."""
+        check_uint("total", self.total)
+
+
 class Problems(NamedTuple):
     """Receiver: paths that did not make it (payload: packed problems)."""
 
@@ -305,8 +318,8 @@ class Error(NamedTuple):
 
 
 PEER_MESSAGES: Registry = registry(
-    Ping, Pong, Open, Opened, Join, List, ListEnd, Want, Look, Basis, Again, Data, Ack, Problems, Items, Done, Closed,
-    Cancel, Error,
+    Ping, Pong, Open, Opened, Join, List, ListEnd, Want, Look, Basis, Again, Data, Ack, Got, Problems, Items, Done,
+    Closed, Cancel, Error,
 )  # fmt: skip
 
 PeerMessage = Message

@@ -69,14 +69,14 @@ SENDER_ROWS = (
     Row(_S.OPENING, "<", "opened", _S.LISTING),
     Row(_S.LISTED_EARLY, "<", "opened", _S.FLOWING),
     Row(_S.LISTING, ">", "list data", _S.LISTING),
-    Row(_S.LISTING, "<", "want look basis again ack problems items", _S.LISTING),
+    Row(_S.LISTING, "<", "want look basis again ack got problems items", _S.LISTING),
     Row(_S.LISTING, ">", "list-end", _S.FLOWING),
     Row(_S.FLOWING, ">", "data", _S.FLOWING),
-    Row(_S.FLOWING, "<", "want basis again ack problems items", _S.FLOWING),
+    Row(_S.FLOWING, "<", "want basis again ack got problems items", _S.FLOWING),
     Row(_S.FLOWING, "<", "look", _S.LISTING),
     Row(_S.FLOWING, "<", "done", _S.DONE),
     Row(_S.DONE, ">", "closed", _S.CLOSED),
-    Row(_S.CANCELLING, "<", "opened want look basis again ack problems items done", _S.CANCELLING),
+    Row(_S.CANCELLING, "<", "opened want look basis again ack got problems items done", _S.CANCELLING),
 )
 
 RECEIVER_ROWS = (
@@ -85,10 +85,10 @@ RECEIVER_ROWS = (
     Row(_S.ASKED, ">", "opened", _S.LISTING),
     Row(_S.OPENING, "<", "opened", _S.LISTING),
     Row(_S.LISTING, "<", "list data", _S.LISTING),
-    Row(_S.LISTING, ">", "want look basis again ack problems items", _S.LISTING),
+    Row(_S.LISTING, ">", "want look basis again ack got problems items", _S.LISTING),
     Row(_S.LISTING, "<", "list-end", _S.FLOWING),
     Row(_S.FLOWING, "<", "data", _S.FLOWING),
-    Row(_S.FLOWING, ">", "want basis again ack problems items", _S.FLOWING),
+    Row(_S.FLOWING, ">", "want basis again ack got problems items", _S.FLOWING),
     Row(_S.FLOWING, ">", "look", _S.LISTING),
     Row(_S.FLOWING, ">", "done", _S.DONE),
     Row(_S.DONE, "<", "closed", _S.CLOSED),
@@ -120,7 +120,7 @@ RECEIVER_TABLE = table(*RECEIVER_ROWS, *ENDING_ROWS)
 
 #: Whether a message carries a payload; "want" has none when its chunk has no entries, so it is in neither set.
 WITH_PAYLOAD = frozenset(("list", "look", "basis", "again", "data", "ack", "problems", "items"))
-WITHOUT_PAYLOAD = frozenset(("open", "opened", "join", "list-end", "done", "closed", "cancel", "error"))
+WITHOUT_PAYLOAD = frozenset(("open", "opened", "join", "list-end", "got", "done", "closed", "cancel", "error"))
 
 _WANT_ALL = ("missing", "empty")
 """States of a receiver's root in which everything is wanted."""

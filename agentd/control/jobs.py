@@ -1,37 +1,28 @@
-"""Jobs: what was asked for, turned into roots; the ones under way; and the last ones that ended."""
+"""Jobs: the ones under way, and the last ones that ended."""
 
 from __future__ import annotations
 
 import logging
-import os
 from collections import deque
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import trio
 
 from proto.errors import SyncError
-from proto.job import Items, Job, Location, Notice, Options, Outcome, Problems, Progress, parse_location, shown
+from proto.job import Items, Job, Notice, Outcome, Problems, Progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from agentd.config import Config, Pair
     from agentd.control.events import EventLog
-    from proto.control import Run, Sync
+    from agentd.watch.turns import Runner, Turns
     from proto.job import JobEvent
 
 ENDED_KEPT = 16
 """Ended jobs that status still shows: who detaches a job looks for it later."""
 
 _log = logging.getLogger(__name__)
-
-
-class Runner(Protocol):
-    """What does a job: the sessions."""
-
-    async def run_job(self, job: Job, environ: Mapping[str, str], report: Callable[[JobEvent], None]) -> Outcome:
-        """Carry it out.  Raises SyncError; cancellation ends it cleanly."""
 
 
 class Record:
@@ -55,10 +46,11 @@ class Record:
 
 
 class Jobs:
-    """The register of jobs; runs each one on behalf of whoever asked."""
+    """The register of jobs; runs each one on behalf of whoever asked, of a whole pair when it is its turn."""
 
-    def __init__(self, runner: Runner, events: EventLog) -> None:
+    def __init__(self, runner: Runner, events: EventLog, turns: Turns) -> None:
         self._runner = runner
+        self._turns = turns
         self._events = events
         self._last = 0
         self._running: dict[int, Record] = {}
@@ -94,8 +86,10 @@ class Jobs:
         """Carry out a job.  Raises SyncError, and that only: also for a timeout, a Cancel, and defects of ours."""
         job = record.job
         publish = partial(self._events.publish, job=record.number, pair=job.pair)
-        publish("job-started", f"{job.source} to {job.destination}")
-        record.state = "running"
+
+        def begin() -> None:
+            publish("job-started", f"{job.source} to {job.destination}")
+            record.state = "running"
 
         def note(event: JobEvent) -> None:
             if isinstance(event, Progress):
@@ -109,7 +103,7 @@ class Jobs:
             report(event)
 
         try:
-            outcome = await self._run(record, environ, timeout_s, note)
+            outcome = await self._run(record, environ, timeout_s, note, begin)
         except SyncError as e:
             record.state, record.error = "cancelled" if e.code == "cancelled" else "failed", e.message
             publish("job-failed", e.message, code=e.code)
@@ -129,13 +123,18 @@ class Jobs:
             self._ended.append(record)
 
     async def _run(
-        self, record: Record, environ: Mapping[str, str], timeout_s: float | None, report: Callable[[JobEvent], None]
+        self,
+        record: Record,
+        environ: Mapping[str, str],
+        timeout_s: float | None,
+        report: Callable[[JobEvent], None],
+        begin: Callable[[], None],
     ) -> Outcome:
         try:
             with record.scope, trio.CancelScope() as limit:
                 if timeout_s is not None:
                     limit.deadline = trio.current_time() + timeout_s
-                return await self._runner.run_job(record.job, environ, report)
+                return await self._turns.run(self._runner, record.job, environ, report, begin)
         except SyncError:
             raise
         except Exception as e:
@@ -147,39 +146,6 @@ class Jobs:
         if limit.cancelled_caught:
             raise SyncError("timeout", f"{record.job.destination}: not done within {timeout_s:g} s")
         raise SyncError("cancelled", f"{record.job.destination}: cancelled")
-
-
-def job_of(message: Run) -> Job:
-    """The job that RUN asks for.  Raises SyncError ``usage``."""
-    source = _here(parse_location(message.source), message.env)
-    destination = _here(parse_location(message.destination), message.env)
-    if source.host is not None and destination.host is not None:
-        raise SyncError("usage", "source and destination are both on other hosts", "one of them has to be here")
-    return Job(source, destination, _options(message, tuple(message.excludes)))
-
-
-def jobs_of(message: Sync, config: Config) -> list[Job]:
-    """The jobs that SYNC asks for, each pair once.  Raises SyncError."""
-    targets = message.targets or [message.env.get("PWD", "").encode("utf-8", "surrogateescape")]
-    pairs: dict[str, Pair] = {}
-    for target in targets:
-        pair = _pair_of(target, message.env, config)
-        pairs[pair.name] = pair
-    return [
-        Job(
-            pair.source,
-            pair.destination,
-            _options(
-                message,
-                (*(p.encode() for p in pair.exclude), *message.excludes),
-                delete=pair.mirror,
-                compress=pair.compress,
-                hard_links=pair.hard_links,
-            ),
-            pair.name,
-        )
-        for pair in pairs.values()
-    ]
 
 
 def batches(event: Items | Problems, limit: int) -> list[Items | Problems]:
@@ -209,68 +175,6 @@ def _split_items(payload: bytes, limit: int) -> list[Items]:
         parts.append(Items(payload[at:end]))
         at = end
     return [*parts, Items(payload[at : at + limit])] if at < len(payload) else parts
-
-
-def _options(
-    message: Run | Sync,
-    excludes: tuple[bytes, ...],
-    *,
-    delete: bool = False,
-    compress: str = "auto",
-    hard_links: bool = True,
-) -> Options:
-    if message.hard_links is not None:
-        hard_links = message.hard_links
-    return Options(
-        message.delete or delete, message.checksum, message.dry_run, message.itemize, message.owner, message.group,
-        hard_links, message.force, message.profile, message.max_delete, excludes, message.compress or compress,
-    )  # fmt: skip
-
-
-def _here(location: Location, env: Mapping[str, str]) -> Location:
-    """``location`` with a local path made absolute: from the home, or from the asking side's directory."""
-    if location.host is not None:
-        return location
-    path = location.path
-    if path == b"~" or path.startswith(b"~/"):
-        path = os.path.expanduser(path)
-    elif not path.startswith(b"/"):
-        path = os.path.join(os.fsencode(env.get("PWD", "")), path)
-    if not path.startswith(b"/"):
-        raise SyncError("usage", f"{shown(location.path)}: a local path is absolute", "or send PWD in env")
-    return Location(None, path)
-
-
-def _pair_of(target: bytes, env: Mapping[str, str], config: Config) -> Pair:
-    named = config.pairs.get(target.decode("utf-8", "replace"))
-    if named is not None:
-        return named
-    path = os.path.join(os.fsencode(env.get("PWD", "")), os.path.expanduser(target))
-    holders = [
-        (len(root), pair)
-        for pair in config.pairs.values()
-        if pair.source.host is None and (root := _holds(pair.source.path, path)) is not None
-    ]
-    if b"/" not in target and not os.path.lexists(path):
-        holders = []
-    if not holders:
-        raise SyncError("no-such-pair", f"{shown(target)}: no pair of this name, and no pair's source holds this path")
-    longest = max(length for length, _ in holders)
-    best = [pair for length, pair in holders if length == longest]
-    if len(best) > 1:
-        names = " and ".join(pair.name for pair in best)
-        raise SyncError("usage", f"{shown(target)}: the source of {names}", "name the pair that is meant")
-    return best[0]
-
-
-def _holds(root: bytes, path: bytes) -> bytes | None:
-    """The resolved root when ``path`` is in it.  A path's own last component may be a symlink in the tree."""
-    root = os.path.realpath(root)
-    folder, name = os.path.split(path.rstrip(b"/"))
-    for candidate in (os.path.join(os.path.realpath(folder), name), os.path.realpath(path)):
-        if candidate == root or candidate.startswith(root.rstrip(b"/") + b"/"):
-            return root
-    return None
 
 
 def _sync_error(error: BaseException) -> SyncError | None:

@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from agentd.control.answers import Answers, accepted
 from agentd.control.channel import BadRequest, Channel
-from agentd.control.jobs import Record, batches, job_of, jobs_of
 from agentd.control.outbox import Outbox
+from agentd.control.targets import Asked, job_of, jobs_of
+from agentd.pairs import NewPair
 from agentd.wire import ConnectionLost
-from proto import control, job, limits
+from proto import control, limits
 from proto.errors import RemoteProtocolError, SyncError
-from proto.job import format_location
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Sequence
 
     from agentd.control.server import ControlServer
-    from proto.job import Job, JobEvent, Outcome
 
 HEARTBEAT_S = 15.0
 """A reader of events hears something at least this often."""
@@ -93,11 +93,20 @@ class Requests:
         match message:
             case control.Run():
                 self._server.config.current()  # the links have to hear of a change now
-                await self._on_jobs(message, [job_of(message)])
+                await self._on_jobs(message, [Asked(job_of(message))])
             case control.Sync():
-                await self._on_jobs(message, jobs_of(message, self._server.config.current()))
+                config = self._server.config.current()
+                await self._on_jobs(message, await trio.to_thread.run_sync(jobs_of, message, config))
+            case control.Flush():
+                self._server.config.current()
+                pairs, refused = self._server.watchers.to_flush(message.names)
+                await self._on_jobs(message, [Asked(pair.job()) for pair in pairs], refused)
             case control.Events():
-                await self._on_events(message)
+                await self._on_events(message.id, message.after)
+            case control.Watch():
+                self._server.config.current()
+                with self._server.watchers.watching(message.name, message.env):
+                    await self._on_events(message.id, message.after, message.name)
             case control.Stop():
                 await self._on_stop(message)
             case _:
@@ -117,62 +126,40 @@ class Requests:
             case control.ListPairs(id=request):
                 for pair in server.pairs(request):
                     self._outbox.post(pair)
-            case control.AddPair(_, name, source, destination, mirror, exclude):
-                server.config.add_pair(name, source, destination, mirror=mirror, exclude=exclude)
-                server.events.publish("pair-added", f"{source} to {destination}", pair=name)
+            case control.AddPair():
+                new = NewPair(*message[1:])
+                server.config.add_pair(new)
+                server.events.publish("pair-added", f"{new.source} to {new.destination}", pair=new.name)
+            case control.Pause(_, name):
+                server.watchers.pause(name)
+            case control.Resume(_, name):
+                server.watchers.resume(name)
             case control.RemovePair(_, name):
                 server.config.remove_pair(name)
                 server.events.publish("pair-removed", "its trees stay as they are", pair=name)
 
-    async def _on_jobs(self, message: control.Run | control.Sync, jobs: list[Job]) -> None:
-        server, post = self._server, self._outbox.post
+    async def _on_jobs(
+        self, message: control.Run | control.Sync | control.Flush, asked: Sequence[Asked],
+        refused: Sequence[SyncError] = (),
+    ) -> None:  # fmt: skip
+        server = self._server
         timeout_s = None if message.timeout_ms is None else message.timeout_ms / 1000
-        records = [server.jobs.add(job_, detached=message.detach) for job_ in jobs]
-        try:
-            for left, record in zip(range(len(records) - 1, -1, -1), records, strict=True):
-                post(_accepted(message.id, record, left))
-                if server.config.error is not None:
-                    text = f"an older state of the configuration is in force: {server.config.error.message}"
-                    post(control.Notice(message.id, record.number, text[: limits.TEXT_MAX]))
-                if not message.detach:
-                    await self._run_job(message.id, record, message.env, timeout_s, left)
-            if message.detach:
-                server.start_detached(records, message.env, timeout_s)
-        finally:
-            if not message.detach:
-                for record in records:
-                    server.jobs.drop(record)
-
-    async def _run_job(
-        self, request: int, record: Record, environ: Mapping[str, str], timeout_s: float | None, left: int
-    ) -> None:
-        number, outbox = record.number, self._outbox
-        reported = 0
-
-        def report(event: JobEvent) -> None:
-            nonlocal reported
-            if isinstance(event, job.Progress):
-                outbox.post(control.Progress(request, number, event.phase, event.counters))
-            elif isinstance(event, job.Notice):
-                outbox.post(control.Notice(request, number, event.text[: limits.TEXT_MAX]))
-            else:
-                for part in batches(event, limits.CONTROL_PAYLOAD_MAX):
-                    if isinstance(part, job.Items):
-                        outbox.post(control.Items(request, number), part.payload)
-                    else:
-                        reported += len(part.problems)
-                        outbox.post(control.Problems(request, number), control.pack_problems(part.problems))
-
-        try:
-            outcome = await self._server.jobs.run(record, environ, timeout_s, report)
-        except SyncError as e:
-            outbox.close_job(request, number)
-            outbox.post(control.Error(request, e.code, e.message, e.hint, number, left))
+        notice = None
+        if server.config.error is not None:
+            text = f"an older state of the configuration is in force: {server.config.error.message}"
+            notice = text[: limits.TEXT_MAX]
+        if not asked and not refused:
+            self._outbox.post(control.End(message.id))
+        elif isinstance(message, control.Flush) or not message.detach:
+            answers = Answers(server.jobs, self._outbox, message.id, asked, refused, notice)
+            await answers.run(message.env, timeout_s)
         else:
-            # an outcome holds the problems in the order of the reports; what was not reported comes now
-            report(job.Problems(outcome.problems[reported:]))
-            outbox.close_job(request, number)
-            outbox.post(_result(request, number, outcome, left))
+            records = [server.jobs.add(one.job, detached=True) for one in asked]
+            for left, record in zip(range(len(records) - 1, -1, -1), records, strict=True):
+                if notice is not None:
+                    self._outbox.post(control.Notice(message.id, record.number, notice))
+                self._outbox.post(accepted(message.id, record, left))
+            server.start_detached(records, message.env, timeout_s)
 
     async def _on_stop(self, message: control.Stop) -> None:
         self._outbox.post(control.End(message.id))
@@ -180,35 +167,24 @@ class Requests:
             await self._outbox.wait_idle()
         self._server.stop()
 
-    async def _on_events(self, message: control.Events) -> None:
+    async def _on_events(self, request: int, after: int | None, pair: str | None = None) -> None:
+        """What happens, or what does to one pair."""
         events, outbox = self._server.events, self._outbox
 
         def tell(event: control.Event) -> None:
-            outbox.post(event._replace(id=message.id))
+            if pair is not None and event.pair != pair and event.kind != "missed":
+                return
+            outbox.post(event._replace(id=request))
             if outbox.overflowed:
                 _log.warning("a reader of events does not read; disconnected")
                 self._scope.cancel()
 
-        outbox.post(control.Heartbeat(message.id, events.seq))
-        events.listen(tell, message.after)
+        outbox.post(control.Heartbeat(request, events.seq))
+        events.listen(tell, after)
         try:
             while True:
                 await trio.sleep(HEARTBEAT_S)
                 if not outbox.backlog:
-                    outbox.post(control.Heartbeat(message.id, events.seq))
+                    outbox.post(control.Heartbeat(request, events.seq))
         finally:
             events.forget(tell)
-
-
-def _accepted(request: int, record: Record, left: int) -> control.Accepted:
-    wanted = record.job
-    return control.Accepted(
-        request, record.number, format_location(wanted.source), format_location(wanted.destination), wanted.pair, left
-    )
-
-
-def _result(request: int, number: int, outcome: Outcome, left: int) -> control.Result:
-    return control.Result(
-        request, number, outcome.stats, outcome.problem_count, outcome.epochs, outcome.wire_sent,
-        outcome.wire_received, int(outcome.seconds * 1e6), left, outcome.profile,
-    )  # fmt: skip

@@ -11,7 +11,7 @@ import trio
 
 from agentd.control.channel import Channel, open_channel
 from agentd.control.events import EventLog
-from agentd.control.jobs import Jobs, Record, Runner
+from agentd.control.jobs import Jobs, Record
 from agentd.control.requests import LINGER_S, Requests
 from agentd.wire import ConnectionLost
 from proto import control, limits
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from agentd.config import ConfigFile
+    from agentd.pairs import Pair
+    from agentd.watch.turns import Runner
+    from agentd.watch.watchers import Watchers
     from proto.hello import Hello
 
 _LOOK_S = 0.5
@@ -68,13 +71,16 @@ class ControlServer:
         sessions: Runner,
         links: LinkView,
         config: ConfigFile,
+        watchers: Watchers,
         stop: Callable[[], None],
         sockets: Sequence[str] = (),
     ) -> None:
         self.events = EventLog()
         self.config = config
         self.links = links
-        self.jobs = Jobs(sessions, self.events)
+        self.watchers = watchers
+        watchers.publish = self.events.publish
+        self.jobs = Jobs(sessions, self.events, watchers.turns)
         self.stop = stop
         self.sockets = list(sockets)
         self.identity = identity
@@ -147,10 +153,18 @@ class ControlServer:
 
     def pairs(self, request: int) -> list[control.PairInfo]:
         """The rows of LIST-PAIRS."""
-        return [
-            control.PairInfo(request, p.name, p.source_text, p.destination_text, p.mirror, list(p.exclude))
-            for p in self.config.current().pairs.values()
-        ]
+        return [self._pair_info(request, pair) for pair in self.config.current().pairs.values()]
+
+    def _pair_info(self, request: int, pair: Pair) -> control.PairInfo:
+        info = control.PairInfo(
+            request, pair.name, pair.source_text, pair.destination_text, pair.mirror, list(pair.exclude), pair.watch,
+            pair.on_conflict,
+        )  # fmt: skip
+        now = self.watchers.condition(pair.name)
+        if now is None:
+            return info
+        why = None if now.why is None else now.why[: limits.TEXT_MAX]
+        return info._replace(state=now.state, why=why, problem_count=now.problem_count, synced_ms=now.synced_ms)
 
     async def _run_detached(
         self, records: Sequence[Record], environ: Mapping[str, str], timeout_s: float | None

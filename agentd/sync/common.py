@@ -62,12 +62,14 @@ class Workshop(NamedTuple):
             await self.blocking(endpoint.close)
 
     @contextlib.asynccontextmanager
-    async def writing(self, session: bytes, root: Root, holder: str, *, dry_run: bool) -> AsyncIterator[None]:
+    async def writing(
+        self, session: bytes, root: Root, holder: str, *, dry_run: bool, peer: bytes | None = None, scoped: bool = False
+    ) -> AsyncIterator[None]:
         """Hold the right to write below ``root``, and have it on record.  Raises SyncError ``root-busy``."""
         if dry_run:
             yield
             return
-        async with self.leases.lease(root, holder):
+        async with self.leases.lease(root, holder, peer=peer, scoped=scoped):
             self.journal.begin(session, root.path)
             try:
                 yield
@@ -95,6 +97,11 @@ async def refuse(connection: Connection, error: SyncError) -> None:
     gone = contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError, ProtocolError)
     with trio.CancelScope(shield=True), trio.move_on_after(ERROR_PATIENCE_S), gone:
         await connection.send(Error(error.code, error.message[:TEXT_MAX], error.hint[:TEXT_MAX]))
+
+
+def temp_tag(identity: Hello, *, scoped: bool) -> str:
+    """What temporary names are known by: a session about some paths leaves alone what one about all has under way."""
+    return (identity.agent[4:8] if scoped else identity.agent[:4]).hex()
 
 
 def greeted(connection: Connection) -> Hello:

@@ -131,7 +131,11 @@ class CrateEngines:
         temp_tag: str,
     ) -> ReceiverEngine:
         """Raises OSError when ``root`` cannot be opened or its parent is missing."""
-        more: Any = {} if knowing == Knowing() and open.on_conflict == "overwrite" else knowing._asdict()
+        more: Any = {
+            name: value for name, value in knowing._asdict().items() if value is not None and value is not False
+        }
+        if open.on_conflict != "overwrite":
+            more["on_conflict"] = open.on_conflict
         return cast(
             "ReceiverEngine",
             _core.Receiver(

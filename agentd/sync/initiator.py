@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from agentd.sync import roots
-from agentd.sync.common import Workshop, beside, close_now, greeted, refuse
+from agentd.sync.common import Workshop, beside, close_now, greeted, refuse, temp_tag
 from agentd.sync.endpoints import Endpoint, ReceiverEndpoint, SenderEndpoint
 from agentd.sync.engines import Knowing
 from agentd.sync.memory import EVERYTHING, LOOK_MAX, Memory, remembering
@@ -115,7 +115,7 @@ class Initiator:
         fruitless, opened = 0, False
         for epoch in itertools.count():
             self._totals.begin_epoch()
-            one = _Epoch(self._shop, route, self._totals, self._report, self._wires, self._job.scope)
+            one = _Epoch(self._shop, route, self._totals, self._report, self._wires, self._job)
             self._report(Progress("connecting" if epoch == 0 else "resuming", self._totals.with_earlier({})))
             opening, host = self._opening(root, epoch), self._job.destination.host
             try:
@@ -184,7 +184,7 @@ class _Epoch:
         totals: Totals,
         report: Callable[[JobEvent], None],
         wires: list[tuple[Connection, int, int]],
-        scope: bytes | None,
+        job: Job,
     ) -> None:
         self.begun = False
         """Whether a connection was made and the session opened on it."""
@@ -199,7 +199,8 @@ class _Epoch:
         self._totals = totals
         self._report = report
         self._wires = wires
-        self._scope = scope
+        self._scope = job.scope
+        self._hold = job.hold
         self._refused = False
 
     async def run(self, opening: Open, root: Root, path: bytes, linger: Linger) -> dict[str, int]:
@@ -243,6 +244,7 @@ class _Epoch:
         """Push: the list of what changed follows OPEN at once, as soon as that is known here."""
         engines, session = self._shop.engines, SenderSession(first_list_window=self._shop.tuning.first_list_window)
         meter = Meter() if opening.profile else None
+        memory.hold = self._hold
         opening = opening._replace(baselines=memory.offers(1))
         async with self._broken_off(connection):
             looks: Any | None = self._scope
@@ -270,7 +272,7 @@ class _Epoch:
         """Pull: the sender may know since when there is something to list."""
         session = ReceiverSession(first_list_window=self._shop.tuning.first_list_window)
         meter = Meter() if opening.profile else None
-        make = partial(self._shop.engines.receiver, arrow=">", temp_tag=self._shop.identity().agent[:4].hex())
+        make = partial(self._shop.engines.receiver, arrow=">", temp_tag=temp_tag(self._shop.identity(), scoped=False))
         offers = memory.offers(limits.BASELINES_MAX) if root.kind == "directory" else []
         opening = opening._replace(baselines=offers)
         looks: Any | None = None

@@ -42,6 +42,8 @@ class Memory:
     def __init__(self, known: Known | None, key_: bytes, opening: Open, failed: Callable[[OSError], SyncError]) -> None:
         self.since: int | None = None
         """Up to where own changes are agreed, by the tree's ticks."""
+        self.hold = False
+        """Files that are being written count as unchanged."""
         self._known = known
         self._key = key_
         self._opening = opening
@@ -70,7 +72,7 @@ class Memory:
         if self._known is None:
             return
         try:
-            true = await self._known.refresh()
+            true = await self._known.refresh(hold=self.hold)
         except OSError as e:
             raise self._failed(e) from None
         self._tick = await self._known.call(lambda tree: tree.tick()) if true else None
@@ -100,7 +102,11 @@ class Memory:
 
     async def renew(self) -> None:
         """For a scoped session's receiver: where nothing else changed here, what was agreed last stays so behind it."""
-        newest = self._held[0][0] if self._held else None
+        if (
+            self._known is not None and self._known.learning
+        ):  # from the long session beside this one: it is not waited for
+            self._known = None
+        newest = self._held[0][0] if self._held and self._known is not None else None
         if newest is None:
             return
         await self.refresh()

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from agentd.sync.pace import Arrivals, Pace
 from agentd.wire import ConnectionLost
 from proto import peer
 from proto.errors import LocalProtocolError, ProtocolError, SyncError
+from proto.limits import FAR_RTT_US
 from proto.session import SenderSession, State
 
 if TYPE_CHECKING:
@@ -43,7 +45,12 @@ class Pump:
     """
 
     def __init__(
-        self, connection: Connection, endpoint: Endpoint, wake: Wake, *, farewell: peer.PeerMessage = _CANCEL
+        self,
+        connection: Connection,
+        endpoint: Endpoint,
+        wake: Wake,
+        *,
+        farewell: peer.PeerMessage = _CANCEL,
     ) -> None:
         self.endpoint = endpoint
         self.reusable = False
@@ -63,6 +70,8 @@ class Pump:
         self._idle = trio.Event()
         self._farewell = farewell
         self._farewell_due = False
+        self._pace: Pace | None = None
+        self._arrivals: Arrivals | None = None
 
     async def run(self) -> None:
         """Until CLOSED; an initiating receiver's ends when DONE went out, and CLOSED is still to be read, unless CLOSED
@@ -71,6 +80,12 @@ class Pump:
         Raises ConnectionLost, RemoteProtocolError (the peer's breach), LocalProtocolError (ours), or SyncError: what
         the engine failed with, what the peer's ERROR said, ``cancelled`` when the peer sent CANCEL.
         """
+        opening = self._session.open
+        if opening is not None and (opening.rtt_us or 0) >= FAR_RTT_US:
+            if isinstance(self._session, SenderSession):
+                self._pace = Pace((opening.rtt_us or 0) / 1e6)
+            else:
+                self._arrivals = Arrivals()
         async with trio.open_nursery() as outer:
             outer.start_soon(self._watch_cancelled)
             with trio.CancelScope(shield=True), self._metered(self._connection):
@@ -101,6 +116,8 @@ class Pump:
         if not self._ended.is_set():
             self._error = error
             self._ended.set()
+            if self._pace is not None:
+                self._pace.stop()
             self._stir()
 
     async def _run(self) -> None:
@@ -137,10 +154,16 @@ class Pump:
     @contextlib.contextmanager
     def _metered(self, connection: Connection) -> Iterator[None]:
         connection.timed = None if self.endpoint.meter is None else self._timed
+        connection.pace = None if self._pace is None else self._pace.wait
+        connection.arrived = None if self._arrivals is None else self._arrived
         try:
             yield
         finally:
-            connection.timed = None
+            connection.timed = connection.pace = connection.arrived = None
+
+    def _arrived(self, count: int) -> None:
+        if self._arrivals is not None and self._arrivals.add(count):
+            self._stir()
 
     def _timed(self, stage: str, since: int) -> None:
         """The wire spent time.  A sender hears of every batch that arrived: its waits are those of its writer."""
@@ -170,7 +193,10 @@ class Pump:
                 message, payload = await connection.receive()
                 self.endpoint.receive_untrusted(message, payload, joined=joined)
                 del payload
-                if isinstance(message, (peer.Opened, peer.Done)):
+                if isinstance(message, peer.Got):
+                    if self._pace is not None:
+                        self._pace.got(message.total, trio.current_time())
+                elif isinstance(message, (peer.Opened, peer.Done)):
                     self._stir()
                 elif isinstance(message, peer.Error):
                     self.refused = True
@@ -212,7 +238,18 @@ class Pump:
         if self._farewell_due:
             self._session.send(self._farewell)
             return self._farewell, None
-        return self.endpoint.take_control() or self.endpoint.take_data()
+        return self._take_got() or self.endpoint.take_control() or self.endpoint.take_data()
+
+    def _take_got(self) -> Outgoing | None:
+        """What has arrived, while that is of interest."""
+        if self._arrivals is None or self._session.state not in (State.LISTING, State.FLOWING):
+            return None
+        count = self._arrivals.take()
+        if count is None:
+            return None
+        message = peer.Got(count)
+        self._session.send(message)
+        return message, None
 
     async def _send(self, connection: Connection, outgoing: Outgoing) -> None:
         message, payload = outgoing

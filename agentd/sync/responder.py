@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from agentd.sync import roots
-from agentd.sync.common import greeted, refuse
+from agentd.sync.common import greeted, refuse, temp_tag
 from agentd.sync.endpoints import Endpoint, ReceiverEndpoint, SenderEndpoint
 from agentd.sync.engines import Knowing
 from agentd.sync.memory import EVERYTHING, LOOK_MAX, Memory, remembering
@@ -79,7 +79,7 @@ async def _receive(shop: Workshop, served: Served, opening: Open) -> bool:
     holder = f"agent {who.agent.hex()[:8]} (session {opening.session.hex()[:8]})"
     failed = partial(roots.destination_error, path)
     async with (
-        shop.writing(opening.session, root, holder, dry_run=opening.dry_run),
+        shop.writing(opening.session, root, holder, dry_run=opening.dry_run, peer=who.agent, scoped=opening.scoped),
         remembering(
             shop.trees, root, opening, side="receiver", peer=who.agent, initiating=False, failed=failed
         ) as memory,
@@ -99,7 +99,9 @@ async def _receive(shop: Workshop, served: Served, opening: Open) -> bool:
                 knowing = Knowing(
                     None if opening.dry_run else tree, memory.since, bool(opening.baselines) or opening.scoped, missed
                 )
-                make = partial(shop.engines.receiver, arrow=arrow, temp_tag=shop.identity().agent[:4].hex())
+                make = partial(
+                    shop.engines.receiver, arrow=arrow, temp_tag=temp_tag(shop.identity(), scoped=opening.scoped)
+                )
                 try:
                     engine = await shop.blocking(make, root.path, opening, wake.write_fd, knowing)
                 except OSError as e:

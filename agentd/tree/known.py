@@ -71,6 +71,11 @@ class Known:
         self._unsaved = trio.Event()
         self._said = ""
 
+    @property
+    def learning(self) -> bool:
+        """Whether a session teaches it: what is known is not whole, and refreshes wait."""
+        return self._filling is not None
+
     async def call(self, function: Callable[[CrateTree], T]) -> T:
         """``function`` of the crate's tree, in a thread: its lock may be held by a refresh."""
         return await trio.to_thread.run_sync(function, self.tree, limiter=self._threads)

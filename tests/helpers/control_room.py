@@ -11,6 +11,7 @@ import trio
 
 from agentd.config import ConfigFile
 from agentd.control.server import ControlServer
+from agentd.watch.watchers import Watchers
 from proto import limits
 from proto.control import CONTROL_REPLIES
 from proto.errors import SyncError
@@ -18,6 +19,7 @@ from proto.frame import FrameReader, encode_frame
 from proto.hello import Hello
 from proto.job import Outcome, Progress
 from proto.schema import from_head_untrusted, registry, to_head
+from tests.helpers.fake_trees import FakeTrees
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
@@ -153,11 +155,15 @@ class Room:
         self.stopped = trio.Event()
         self.opened: list[trio.SocketStream] = []
         self._nursery = nursery
+        config = ConfigFile(str(self.config_path), lambda config: self.watchers.reconfigure(config))
+        self.trees = FakeTrees()
+        self.watchers = Watchers(trees=self.trees, runner=self.sessions, config=config.current(), environ={})
         self.server = ControlServer(
             identity=lambda: AGENT,
             sessions=self.sessions,
             links=self.links,
-            config=ConfigFile(str(self.config_path)),
+            config=config,
+            watchers=self.watchers,
             stop=self.stopped.set,
             sockets=["/run/x"],
         )
@@ -190,6 +196,7 @@ async def open_room(path: Path) -> AsyncIterator[Room]:
     async with trio.open_nursery() as nursery:
         room = Room(path, nursery)
         await nursery.start(room.server.run)
+        await nursery.start(room.watchers.run)
         try:
             yield room
         finally:

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from proto import control
 from proto.control import CONTROL_REPLIES, CONTROL_REQUESTS, pack_problems, unpack_problems_untrusted
+from proto.control_state import WATCH_STATES
 from proto.errors import RemoteProtocolError
 from proto.hello import Hello
-from proto.job import COMPRESS, ENVIRONMENT
+from proto.job import COMPRESS, ENVIRONMENT, ON_CONFLICT
 from proto.jsonl import dump_line, load_line_untrusted, split_items, to_json
 from proto.schema import from_head_untrusted, registry, to_head
 from proto.strict import loads_untrusted
@@ -37,7 +38,19 @@ _REQUESTS = st.one_of(
     st.builds(control.Sync, _IDS, st.lists(_PATHS, max_size=3), **_JOB),
     st.builds(control.Cancel, _IDS, _U64),
     st.builds(control.Status, _IDS),
-    st.builds(control.AddPair, _IDS, _TEXT, _TEXT, _TEXT, st.booleans(), st.lists(_TEXT, max_size=3)),
+    st.builds(
+        control.AddPair,
+        _IDS,
+        _TEXT,
+        _TEXT,
+        _TEXT,
+        st.booleans(),
+        st.lists(_TEXT, max_size=3),
+        st.booleans(),
+        st.sampled_from(ON_CONFLICT),
+    ),
+    st.builds(control.Flush, _IDS, st.lists(_TEXT, max_size=3), _JOB["env"], _JOB["timeout_ms"]),
+    st.builds(control.Watch, _IDS, _TEXT, _JOB["env"], st.none() | _U64),
     st.builds(control.Events, _IDS, st.none() | _U64),
 )
 _REPLIES = st.one_of(
@@ -47,7 +60,21 @@ _REPLIES = st.one_of(
         control.Result, _IDS, _U64, _COUNTERS, _U64, _U64, _U64, _U64, _U64, st.integers(0, 9), profile=st.none()
     ),
     st.builds(control.Error, _IDS, _TEXT, _TEXT, st.none() | _TEXT, st.none() | _U64, st.integers(0, 9)),
-    st.builds(control.PairInfo, _IDS, _TEXT, _TEXT, _TEXT, st.booleans(), st.lists(_TEXT, max_size=3)),
+    st.builds(
+        control.PairInfo,
+        _IDS,
+        _TEXT,
+        _TEXT,
+        _TEXT,
+        st.booleans(),
+        st.lists(_TEXT, max_size=3),
+        st.booleans(),
+        st.sampled_from(ON_CONFLICT),
+        st.none() | st.sampled_from(WATCH_STATES),
+        st.none() | _TEXT,
+        _U64,
+        st.none() | _U64,
+    ),
     st.builds(control.LinkInfo, _IDS, _TEXT, _TEXT, st.none() | _TEXT, st.none() | _U64, _TEXT, st.none() | _TEXT),
     st.builds(
         control.JobInfo,

@@ -160,7 +160,7 @@ async def test_several_pairs(tmp_path: Path) -> None:
     )
     async with open_cli(tmp_path) as cli:
         cli.room.sessions.go.set()
-        done = await cli.run("sync", "a", "/b/file")
+        done = await cli.run("sync", "a", "/b")
         assert (done.returncode, done.stderr) == (0, b"")
         assert [line.split(b":")[0] for line in done.stdout.splitlines()[::2]] == [b"a", b"b"]
         cli.room.sessions.outcome = FAILED
@@ -189,7 +189,7 @@ async def test_pairs_of_the_configuration(tmp_path: Path) -> None:
         values = json.loads((await cli.run("list", "--json")).stdout)
         assert values == {
             "name": "site", "source": f"{tmp_path}/here", "destination": "box:there", "mirror": True,
-            "excludes": ["*.o"],
+            "excludes": ["*.o"], "watch": False, "on_conflict": "overwrite", "problem_count": 0,
         }  # fmt: skip
         again = await cli.run("add", "site", "x", "box:y")
         assert again.returncode == 2

@@ -11,7 +11,7 @@ import pytest
 
 from proto.errors import RemoteProtocolError
 from proto.hello import Hello
-from proto.peer import PEER_MESSAGES, Closed, Done, Error, Join, List, ListEnd, Open, Opened, Ping, Pong, Want
+from proto.peer import PEER_MESSAGES, Closed, Done, Error, Got, Join, List, ListEnd, Open, Opened, Ping, Pong, Want
 from proto.schema import Message, Registry, from_head_untrusted, registry, tag_of, to_head
 
 SID = bytes(range(16))
@@ -51,7 +51,7 @@ FULL: list[Any] = [
     Open(SID, (1 << 32) - 1, "sender", b"~/\xff", 1, 1, True, True, True, True, True, True, True, True, True,
          5, "missing", [b"*.o"], [[1, 2], [3, 4]], "always", 50_000, [SID, SID], True, "keep-both", SID),
     Opened(SID, 1, 2, 3, "file"), Opened(SID, 1, 2, 3, None, SID), Opened(SID, 1, 0, 0), Join(SID, 0),
-    List(0), ListEnd(1, 2, bytes(32)), Want(7), Done({"files": 1}), Closed({}),
+    List(0), ListEnd(1, 2, bytes(32)), Want(7), Got(1 << 40), Done({"files": 1}), Closed({}),
     Done({}, PROFILE), Closed({"listed": 1}, PROFILE), Error("protocol", "text", "hint"),
     Error("internal", ""), *(cls() for cls in PEER_MESSAGES.values() if not cls._fields),
 ]  # fmt: skip

@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentd.config import Config, ConfigFile, Host, Ssh, add_pair, load, parse, remove_pair
+from agentd.pairs import NewPair
 from proto.errors import SyncError
-from proto.job import Location
+from proto.job import ON_CONFLICT, Location
 
 FULL = """\
 # mine
@@ -162,7 +163,7 @@ def test_add_refuses(tmp_path: Path, name: str, source: str, destination: str) -
     path = tmp_path / "config.toml"
     path.write_text(FULL)
     with pytest.raises(SyncError) as e:
-        add_pair(str(path), name, source, destination, mirror=False, exclude=[])
+        add_pair(str(path), NewPair(name, source, destination))
     assert e.value.exit_status == 2
     assert path.read_text() == FULL
     assert list(tmp_path.iterdir()) == [path]
@@ -172,7 +173,7 @@ def test_a_bad_file_is_not_edited(tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
     path.write_text("[shh]\n")
     with pytest.raises(SyncError, match=r"config\.toml:1"):
-        add_pair(str(path), "a", "/a", "b:c", mirror=False, exclude=[])
+        add_pair(str(path), NewPair("a", "/a", "b:c"))
     assert path.read_text() == "[shh]\n"
 
 
@@ -182,7 +183,7 @@ def test_the_file_behind_a_symlink_is_changed_and_keeps_its_mode(tmp_path: Path)
     real.chmod(0o640)
     path = tmp_path / "config.toml"
     path.symlink_to(real.name)
-    add_pair(str(path), "a", "/a", "b:c", mirror=True, exclude=["*.o", 'quo"te\\'])
+    add_pair(str(path), NewPair("a", "/a", "b:c", True, ["*.o", 'quo"te\\']))
     assert path.is_symlink()
     assert real.stat().st_mode & 0o777 == 0o640
     assert real.read_bytes().count(b"\r\n") == real.read_bytes().count(b"\n")
@@ -198,16 +199,25 @@ _TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=
     source=_TEXT,
     exclude=st.lists(_TEXT, max_size=3),
     mirror=st.booleans(),
+    watch=st.booleans(),
+    on_conflict=st.sampled_from(ON_CONFLICT),
 )
 def test_add_then_remove_is_nothing(
-    tmp_path_factory: pytest.TempPathFactory, before: str, source: str, exclude: list[str], mirror: bool
+    tmp_path_factory: pytest.TempPathFactory,
+    before: str,
+    source: str,
+    exclude: list[str],
+    mirror: bool,
+    watch: bool,
+    on_conflict: str,
 ) -> None:
     path = tmp_path_factory.mktemp("config") / "config.toml"
     path.write_bytes(before.encode())
-    config = add_pair(str(path), "new-one", "/x/" + source, "box:/new", mirror=mirror, exclude=exclude)
+    config = add_pair(str(path), NewPair("new-one", "/x/" + source, "box:/new", mirror, exclude, watch, on_conflict))
     pair = load(str(path)).pairs["new-one"]
     assert pair == config.pairs["new-one"]
     assert (pair.source_text, list(pair.exclude), pair.mirror) == ("/x/" + source, exclude, mirror)
+    assert (pair.watch, pair.on_conflict) == (watch, on_conflict)
     assert path.read_bytes().startswith(before.encode())
     remove_pair(str(path), "new-one")
     assert path.read_bytes() == before.encode()
@@ -227,6 +237,17 @@ def test_a_changed_file_is_read_again_and_a_bad_one_reported(tmp_path: Path) -> 
     path.write_text("")
     assert file.current().pairs == {}
     assert file.error is None
-    file.add_pair("a", "/a", "b:c", mirror=False, exclude=[])
+    file.add_pair(NewPair("a", "/a", "b:c"))
     file.remove_pair("a")
     assert [list(config.pairs) for config in seen] == [["site", "notes"], [], ["a"], []]
+
+
+def test_how_a_pair_is_watched() -> None:
+    text = "[pair.a]\nsource = '/a'\ndestination = 'b:c'\nwatch = true\non_conflict = 'keep-both'\n"
+    pair = parse("c.toml", text).pairs["a"]
+    assert (pair.watch, pair.on_conflict) == (True, "keep-both")
+    with pytest.raises(SyncError, match=r"c\.toml:5: .* on_conflict: overwrite, stop, keep-both are allowed"):
+        parse("c.toml", text.replace("keep-both", "merge"))
+    pulls = "[pair.a]\nsource = 'b:c'\ndestination = '/a'\nwatch = true\n"
+    with pytest.raises(SyncError, match=r"c\.toml:4: .* watch: the source is on another host"):
+        parse("c.toml", pulls)

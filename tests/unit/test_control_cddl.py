@@ -18,6 +18,7 @@ from proto.control import (
     Error,
     Event,
     Events,
+    Flush,
     Heartbeat,
     Items,
     JobInfo,
@@ -25,14 +26,18 @@ from proto.control import (
     ListPairs,
     Notice,
     PairInfo,
+    Paths,
+    Pause,
     Problems,
     Progress,
     RemovePair,
     Result,
+    Resume,
     Run,
     Status,
     Stop,
     Sync,
+    Watch,
 )
 from proto.errors import RemoteProtocolError
 from proto.job import ENVIRONMENT
@@ -46,8 +51,11 @@ ENV = dict.fromkeys(ENVIRONMENT, "x")
 FLAGS = (True,) * 9
 REQUESTS: list[Any] = [
     Run(0, b"/a", b"box:\xff"), Run((1 << 32) - 1, b"/a", b"b", ENV, *FLAGS, 7, [b"*.o"], 1, True),
-    Sync(1), Sync(1, [b"site", b"/x"], ENV, *FLAGS, 0, [b"a"], 5000, True), Cancel(1, 2), Status(1), ListPairs(1),
-    AddPair(1, "a", "/a", "b:c"), AddPair(1, "a", "/a", "b:c", True, ["x"]), RemovePair(1, "a"), Events(1),
+    Sync(1), Sync(1, [b"site", b"/x"], ENV, *FLAGS, 0, [b"a"], 5000, True, None, True), Flush(1),
+    Flush(1, ["site"], ENV, 5000), Watch(1, "site"), Watch(1, "site", ENV, 7), Pause(1, "site"), Resume(1, "site"),
+    Cancel(1, 2), Status(1), ListPairs(1),
+    AddPair(1, "a", "/a", "b:c"), AddPair(1, "a", "/a", "b:c", True, ["x"], True, "stop"), RemovePair(1, "a"),
+    Events(1),
     Events(1, 7), Stop(1),
 ]  # fmt: skip
 ANSWERS: list[Any] = [
@@ -57,7 +65,9 @@ ANSWERS: list[Any] = [
     Error(0, "protocol", "text"), Error(1, "timeout", "text", "hint", 2, 1), End(1),
     AgentInfo(1, 2, "0.1", 3, 4, "/c", ["/s"]), AgentInfo(1, 2, "0.1", 3, 4, "/c", [], "bad"),
     LinkInfo(1, "box", "up"), LinkInfo(1, "box", "up", "openssh", 5, "0.1", "lost"),
-    PairInfo(1, "a", "/a", "b:c", False, []), JobInfo(1, 2, "running", b"/a", b"b", 3, "", {}, 0, False),
+    PairInfo(1, "a", "/a", "b:c", False, []),
+    PairInfo(1, "a", "/a", "b:c", True, ["x"], True, "keep-both", "held", "git", 1, 2), Paths(1, 2, "landed", [b"/a"]),
+    JobInfo(1, 2, "running", b"/a", b"b", 3, "", {}, 0, False),
     JobInfo(1, 2, "failed", b"/a", b"b", 3, "x", {"a": 1}, 4, True, "site", "text"), Event(1, 2, 3, "link", "up"),
     Event(1, 2, 3, "job-done", "x", 4, "site", "box", "code", {"files": 1}), Heartbeat(1, 2),
 ]  # fmt: skip

@@ -20,6 +20,7 @@ from proto.peer import (
     Data,
     Done,
     Error,
+    Got,
     Items,
     Join,
     List,
@@ -52,6 +53,7 @@ EXAMPLES: dict[str, tuple[Any, bytes]] = {
     "want": (Want(0), b"x"), "basis": (Basis(), b"x"), "again": (Again(), b"x"),
     "look": (Look(), b"x"), "data": (Data(), b"x"),
     "ack": (Ack(), struct.pack("<QQ", 1 << 40, 1 << 40)), "problems": (Problems(), b"x"), "items": (Items(), b"x"),
+    "got": (Got(1), b""),
     "done": (Done({}), b""), "closed": (Closed({}), b""), "cancel": (Cancel(), b""), "error": (Error("e", "m"), b""),
 }  # fmt: skip
 

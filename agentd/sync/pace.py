@@ -1,0 +1,88 @@
+"""How much of a session may be on its way over a long link: what is queued there, a save has to wait behind.
+
+A link's own buffers take megabytes, which a slow one needs seconds for.  The receiver says how many bytes have arrived
+(GOT), so the sender knows how many have not, and how fast they do.  It keeps at most twice of what the link needs to be
+busy under way, as BBR does (cwnd_gain 2 of draft-ietf-ccwg-bbr): the bound doubles with each round trip until more of
+it does not bring more.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+import trio
+
+FLOOR = 256 << 10
+"""Bytes that may always be under way: 0.2 s of 10 Mbit/s."""
+
+STEP = 64 << 10
+"""Bytes written at a time; and twice that much arrives between two GOTs."""
+
+GOT_EVERY = 2 * STEP
+
+GAIN = 2.0
+SAMPLES = 10
+"""Round trips that the fastest of is the link's rate: it may become slower, and is not always kept busy."""
+
+
+class Pace:
+    """The sending side of one session, over all its connections."""
+
+    def __init__(self, rtt_s: float) -> None:
+        self._rtt_s = rtt_s
+        self._sent = 0
+        self._got = 0
+        self._limit = float(FLOOR)
+        self._rates: deque[float] = deque(maxlen=SAMPLES)
+        self._since: tuple[float, int] | None = None
+        self._room = trio.Event()
+        self._stopped = False
+
+    @property
+    def under_way(self) -> int:
+        """Bytes that are not known to have arrived."""
+        return self._sent - self._got
+
+    async def wait(self, count: int) -> None:
+        """Until ``count`` bytes more may be written; they are taken for sent."""
+        while self.under_way > self._limit and not self._stopped:
+            self._room = trio.Event()
+            await self._room.wait()
+        self._sent += count
+
+    def got(self, count: int, now: float) -> None:
+        """So many bytes have arrived, since the session began."""
+        count = min(count, self._sent)  # what was sent before it was counted
+        self._got = max(self._got, count)
+        if self._since is None:
+            self._since = now, self._got
+        elif now - self._since[0] >= self._rtt_s:
+            self._rates.append((self._got - self._since[1]) / (now - self._since[0]))
+            self._since = now, self._got
+            self._limit = max(FLOOR, GAIN * self._rtt_s * max(self._rates))
+        self._room.set()
+
+    def stop(self) -> None:
+        """The session is over: what was begun goes out."""
+        self._stopped = True
+        self._room.set()
+
+
+class Arrivals:
+    """The receiving side: counts, and says when to tell."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._told = 0
+
+    def add(self, count: int) -> bool:
+        """``count`` bytes came; whether that is worth a GOT."""
+        self.count += count
+        return self.count - self._told >= GOT_EVERY
+
+    def take(self) -> int | None:
+        """What to tell now, if it is time to."""
+        if self.count - self._told < GOT_EVERY:
+            return None
+        self._told = self.count
+        return self.count

@@ -1,0 +1,1 @@
+"""Watching: pairs that are synced whenever their source changes."""
