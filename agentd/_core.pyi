@@ -152,6 +152,8 @@ class Receiver:
     ``partial``: the list may tell of single names (PARTIAL groups), and be asked for more (``look``); the root is never
     "missing" or "empty", and is made when it is missing.  ``skip_first``: what comes before the first LIST-END is
     checked and not wanted.
+    ``tree`` (of this root and these filters) is told what entries are to become, dry runs and single files excepted,
+    and remembers the hashes that ``hashes`` asks for.
     ``since``: the tree's tick at the baseline.  What the tree says was changed here later, and is to change again, is a
     conflict: with ``on_conflict`` "overwrite" it is replaced, and counted; with "stop" it is left, as the problem
     "changed-here"; with "keep-both" a file or symlink that makes room gets the name
@@ -182,6 +184,7 @@ class Receiver:
         temp_tag: str,
         wake_fd: int,
         profile: bool = False,
+        tree: Tree | None = None,
         since: int | None = None,
         partial: bool = False,
         skip_first: bool = False,

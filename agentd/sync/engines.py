@@ -131,11 +131,6 @@ class CrateEngines:
         temp_tag: str,
     ) -> ReceiverEngine:
         """Raises OSError when ``root`` cannot be opened or its parent is missing."""
-        more: Any = {
-            name: value for name, value in knowing._asdict().items() if value is not None and value is not False
-        }
-        if open.on_conflict != "overwrite":
-            more["on_conflict"] = open.on_conflict
         return cast(
             "ReceiverEngine",
             _core.Receiver(
@@ -159,7 +154,8 @@ class CrateEngines:
                 temp_tag=temp_tag,
                 wake_fd=wake_fd,
                 profile=open.profile,
-                **more,
+                on_conflict=open.on_conflict,
+                **knowing._asdict(),
             ),
         )
 

@@ -9,22 +9,7 @@ use super::dirs::Dir;
 use super::entries::At;
 use crate::beneath::{Meta, split};
 use crate::list::{self, Chunk, Entry, GONE, Group, REGULAR};
-use crate::tree::Expected;
-
-/// What the receiver needs of a tree.
-pub trait Advisor: Send + Sync {
-    /// What entries of one directory are to become; an entry without a name, in the root, is the root itself. With
-    /// `complete` names not among them are not there, or are to be gone.
-    fn expect_group(&self, dir: &[u8], entries: &mut dyn Iterator<Item = (&[u8], Expected)>, complete: bool);
-    /// What becomes of a path, or of all below it, cannot be said.
-    fn distrust(&self, path: &[u8], deep: bool);
-    /// Whether someone changed a path after a tick. To be asked before the path is expected.
-    fn changed_since(&self, path: &[u8], since: u64) -> bool;
-    /// The BLAKE3 of a file's content, which has not changed since it was remembered.
-    fn cached_hash(&self, dir: &[u8], name: &[u8], meta: &Meta) -> Option<[u8; 32]>;
-    /// Remembers one.
-    fn remember_hash(&self, dir: &[u8], name: &[u8], meta: &Meta, hash: [u8; 32]);
-}
+use crate::tree::{Expected, Tree};
 
 impl From<&Entry<'_>> for Expected {
     fn from(entry: &Entry<'_>) -> Self {
@@ -39,7 +24,7 @@ impl From<&Entry<'_>> for Expected {
 
 impl Shared {
     /// The tree, when this session is to change what it knows.
-    pub fn told(&self) -> Option<&dyn Advisor> {
+    pub fn told(&self) -> Option<&Tree> {
         let silent = self.options.dry_run || self.single.get().is_some();
         self.tree.as_deref().filter(|_| !silent)
     }

@@ -47,7 +47,7 @@ use crate::beneath::{Handles, lock};
 use crate::filter::Filter;
 use crate::profile::Profile;
 use crate::temp::Namer;
-use advice::Advisor;
+use crate::tree::Tree;
 use asides::Aside;
 use conflict::OnConflict;
 use dirs::Dirs;
@@ -130,7 +130,7 @@ pub struct Shared {
     /// The root was missing or empty: everything is wanted, no WANT is sent.
     pub wants_all: bool,
     /// What is known about the root.
-    pub tree: Option<Arc<dyn Advisor>>,
+    pub tree: Option<Arc<Tree>>,
     pub taken: Mutex<Taken>,
     /// The step in which the destination stores times, in ns.
     pub granule: OnceLock<u32>,

@@ -19,6 +19,7 @@ use crate::buffer::{self, Buffer};
 use crate::filter::Filter;
 use crate::profile::Profile;
 use crate::temp::{self, Namer};
+use crate::tree::PyTree;
 use crate::wake::Wake;
 use crate::{EngineClosed, PeerViolation, list};
 
@@ -38,7 +39,7 @@ impl Receiver {
     #[new]
     #[pyo3(signature = (
         root, *, filters, delete, hashes, owner, group, hard_links, dry_run, itemize, force, max_delete, arrow, threads,
-        delta_min, partial_min, list_window, data_window, temp_tag, wake_fd, profile = false, since = None, partial = false,
+        delta_min, partial_min, list_window, data_window, temp_tag, wake_fd, profile = false, tree = None, since = None, partial = false,
         skip_first = false, on_conflict = "overwrite"
     ))]
     #[allow(
@@ -67,6 +68,7 @@ impl Receiver {
         temp_tag: &str,
         wake_fd: i32,
         profile: bool,
+        tree: Option<PyRef<'_, PyTree>>,
         since: Option<u64>,
         partial: bool,
         skip_first: bool,
@@ -94,6 +96,7 @@ impl Receiver {
             on_conflict: OnConflict::new(on_conflict).ok_or_else(|| PyValueError::new_err("on_conflict"))?,
             since,
         };
+        let tree = tree.map(|tree| tree.tree());
         let threads = threads.clamp(1, THREADS_MAX);
         let out = Outbox::new(Wake::new(wake_fd), list_window, data_window);
         py.detach(|| {
@@ -116,7 +119,7 @@ impl Receiver {
                 handles: OnceLock::new(),
                 single: OnceLock::new(),
                 namer,
-                tree: None,
+                tree,
                 taken: Mutex::default(),
                 granule: OnceLock::new(),
                 queue: Queue::new(threads),
