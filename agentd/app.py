@@ -63,8 +63,13 @@ class App:
         self._tuning = Tuning()
         self._config = ConfigFile(places.config, self._reconfigure)
         self._links = Links(self._config.current(), self.identity, places.runtime)
-        self._sessions = Sessions(identity=self.identity, links=self._links, journal=self._store, tuning=self._tuning)
-        self._trees = Trees(os.path.join(places.state, "trees"), threads=self._tuning.threads, pinned=self._is_pairs)
+        self._roots = _local_roots(self._config.current())
+        self._trees = Trees(
+            os.path.join(places.state, "index"), threads=self._tuning.threads, pinned=lambda root: root in self._roots
+        )
+        self._sessions = Sessions(
+            identity=self.identity, links=self._links, journal=self._store, tuning=self._tuning, trees=self._trees
+        )
         environ = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ and name != "PWD"}
         self._watchers = Watchers(
             trees=self._trees, runner=self._sessions, config=self._config.current(), environ=environ
@@ -105,7 +110,8 @@ class App:
                     nursery.start_soon(self._look_regularly)
                     if self._notify.watchdog_s is not None:
                         nursery.start_soon(self._reassure, self._notify.watchdog_s * _WATCHDOG_SHARE)
-                    for service in (self._links.run, self._sessions.run, self._control.run, self._watchers.run):
+                    runs = (self._links.run, self._trees.run, self._sessions.run, self._control.run, self._watchers.run)
+                    for service in runs:
                         await nursery.start(service)
                     for listening in (self._control_socket, self._peer_socket):
                         await nursery.start(listening.serve, nursery)
@@ -178,12 +184,6 @@ class App:
         tags = [temp_tag(self.identity(), scoped=scoped) for scoped in (False, True)]
         return sum(_core.sweep(root, tag, self._tuning.partial_min) for tag in tags)
 
-    def _is_pairs(self, root: bytes) -> bool:
-        """Whether a pair here has this root."""
-        pairs = self._config.current().pairs.values()
-        here = [end.path for pair in pairs for end in (pair.source, pair.destination) if end.host is None]
-        return any(os.path.realpath(path) == root for path in here)
-
     async def _serve_control(self, stream: trio.SocketStream) -> None:
         if self._control is None:
             raise AssertionError("a control connection before the control server")
@@ -217,3 +217,10 @@ class App:
     def _reconfigure(self, config: Config) -> None:
         self._links.config = config
         self._watchers.reconfigure(config)
+        self._roots = _local_roots(config)
+
+
+def _local_roots(config: Config) -> frozenset[bytes]:
+    """The roots of pairs that are on this machine, as sessions find them."""
+    ends = (end for pair in config.pairs.values() for end in (pair.source, pair.destination))
+    return frozenset(os.path.realpath(end.path) for end in ends if end.host is None)

@@ -256,7 +256,7 @@ class _Epoch:
                 await memory.changes_of_sender(None)
             await self._say_news(memory)
             with Wake() as wake:
-                async with memory.engaged(fills=looks is None) as tree:
+                async with memory.engaged(fills=memory.new and looks is None) as tree:
                     make = partial(engines.sender, tree=tree, looks=looks)
                     try:
                         sender = await self._shop.blocking(make, path, opening, wake.write_fd)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any, Protocol
 
+from agentd import _core
 from agentd.tree.baselines import key
 from proto import limits
 from proto.errors import SyncError
@@ -39,24 +40,39 @@ class Trees(Protocol):
 class Memory:
     """For one epoch.  ``failed`` makes of an OSError about the root what a person is told."""
 
-    def __init__(self, known: Known | None, key_: bytes, opening: Open, failed: Callable[[OSError], SyncError]) -> None:
+    def __init__(
+        self,
+        known: Known | None,
+        key_: bytes,
+        opening: Open,
+        *,
+        sends: bool,
+        failed: Callable[[OSError], SyncError],
+    ) -> None:
         self.since: int | None = None
         """Up to where own changes are agreed, by the tree's ticks."""
         self.hold = False
         """Files that are being written count as unchanged."""
+        self.new = False
+        """The tree knows nothing, and a list of everything fills it."""
         self._known = known
         self._key = key_
         self._opening = opening
+        self._sends = sends
         self._failed = failed
         self._held: list[tuple[bytes, int]] = []
         self._tick: int | None = None
         self._agreed: bytes | None = None
         self._filling: Filling | None = None
 
-    async def recall(self) -> None:
-        """Find out which baselines there are."""
-        if self._known is not None and not self._opening.checksum:
-            self._held = await self._known.call(lambda tree: tree.baselines(self._key))
+    async def recall(self, *, missing: bool) -> None:
+        """Find out which baselines there are; of a root that is not there, none."""
+        known = self._known
+        if known is not None and missing:
+            if not await known.call(lambda tree: tree.is_new()):
+                await known.renew()
+        elif known is not None and not self._opening.checksum:
+            self._held = await known.call(lambda tree: tree.baselines(self._key))
 
     def offers(self, count: int) -> list[bytes]:
         """The newest baselines, for OPEN."""
@@ -73,6 +89,9 @@ class Memory:
             return
         try:
             true = await self._known.refresh(hold=self.hold)
+        except _core.TreePaused as e:
+            await self._take_pause(self._known, e)
+            return
         except OSError as e:
             raise self._failed(e) from None
         self._tick = await self._known.call(lambda tree: tree.tick()) if true else None
@@ -86,15 +105,29 @@ class Memory:
         self.since = None if looks is None else since
         return looks
 
+    async def _take_pause(self, known: Known, pause: OSError) -> None:
+        """The root is gone, or an empty one took its place: a receiver fills it again, a sender may be about to delete.
+
+        What is forgotten then is what was agreed about the other one.
+        """
+        deleting = self._opening.delete and not self._opening.force
+        if self._sends and (pause.errno or deleting):
+            if pause.errno:
+                raise self._failed(pause)
+            raise SyncError("source-empty", str(pause.args[1]), "--force says that it is meant")
+        await known.renew()
+        self._held = []
+
     async def changes_of_sender(self, baseline: bytes | None) -> Any | None:
         """The same for the end that lists: a source that lost all it had is refused, where that deletes everything."""
         known = self._known
-        if baseline is None and (known is None or await known.call(lambda tree: tree.is_new())):
+        self.new = known is not None and await known.call(lambda tree: tree.is_new())
+        if known is None or self.new:
             return None  # its walk fills the tree
         await self.refresh()
         looks = await self.changes(baseline, LOOKS_MAX)
         guarded = self._opening.delete and not self._opening.force
-        if looks is not None and guarded and known is not None:
+        if looks is not None and guarded:
             counters = await known.call(lambda tree: tree.counters())
             if not counters["entries"]:
                 raise source_empty()
@@ -172,13 +205,14 @@ async def remembering(
     What a receiver wrote is verified behind it.
     """
     key_ = key(peer, side, opening, initiating=initiating)
-    writing = side == "receiver" and not opening.dry_run
+    sends = side == "sender"
+    writing = not sends and not opening.dry_run
     if trees is None or root.kind not in ("directory", "missing") or (root.kind == "missing" and not writing):
-        yield Memory(None, key_, opening, failed)
+        yield Memory(None, key_, opening, sends=sends, failed=failed)
         return
     async with trees.use(root.path, opening.filters) as known:
-        memory = Memory(known, key_, opening, failed)
-        await memory.recall()
+        memory = Memory(known, key_, opening, sends=sends, failed=failed)
+        await memory.recall(missing=root.kind == "missing")
         yield memory
         if known is not None and writing:
             trees.verify(root.path, opening.filters)

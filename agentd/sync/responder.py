@@ -132,7 +132,7 @@ async def _send(shop: Workshop, served: Served, opening: Open) -> bool:
         looks = await memory.changes_of_sender(baseline)
         baseline = None if looks is None else baseline
         with Wake() as wake:
-            async with memory.engaged(fills=looks is None) as tree:
+            async with memory.engaged(fills=memory.new) as tree:
                 make = partial(shop.engines.sender, tree=tree, looks=looks)
                 try:
                     engine = await shop.blocking(make, path, opening, wake.write_fd)

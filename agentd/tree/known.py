@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import trio
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from agentd.wake import Wake
 
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 SAVE_AFTER_S = 1.0
 """From the first change worth saving until it is: a session is mostly followed by more of them."""
@@ -55,8 +58,12 @@ class Filling:
 class Known:
     """A tree as tasks use it.  ``run()`` belongs in a nursery for as long as it is open."""
 
-    def __init__(self, tree: CrateTree, wake: Wake, index: bytes, threads: trio.CapacityLimiter) -> None:
-        self.tree = tree
+    def __init__(
+        self, open_tree: Callable[[bytes | None], CrateTree], wake: Wake, index: bytes, threads: trio.CapacityLimiter
+    ) -> None:
+        """``open_tree(index)`` makes the crate's, from the saved ``index`` or None.  It blocks, and raises OSError."""
+        self.tree = open_tree(index)
+        self._open_tree = open_tree
         self.wakes = 0
         """How often it was told that something in the tree may have changed since a refresh."""
         self._wake = wake
@@ -123,6 +130,12 @@ class Known:
             self._filled = trio.Event()
             self._unsaved.set()
 
+    async def renew(self) -> None:
+        """Forget everything: the root is another one, and that is meant."""
+        async with self._turn:
+            before, self.tree = self.tree, await trio.to_thread.run_sync(self._open_tree, None, limiter=self._threads)
+            await trio.to_thread.run_sync(before.close, limiter=self._threads)
+
     async def wait_dirty(self, seen: int) -> int:
         """Wait until ``wakes`` is more than ``seen``; what it is now."""
         while self.wakes <= seen:
@@ -147,6 +160,8 @@ class Known:
         said = await self.call(lambda tree: tree.notice())
         new = said if said != self._said else ""
         self._said = said
+        if new:
+            log.warning("%s", new)
         return new
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:

@@ -14,7 +14,6 @@ from agentd import _core
 from agentd.tree.baselines import digest
 from agentd.tree.known import CrateTree, Known
 from agentd.wake import Wake
-from proto.errors import SyncError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -59,7 +58,7 @@ def watches_max() -> int:
 
 
 def open_tree(
-    root: bytes, *, filters: list[bytes], index: bytes, threads: int, watches_max: int, wake_fd: int
+    root: bytes, *, filters: list[bytes], index: bytes | None, threads: int, watches_max: int, wake_fd: int
 ) -> CrateTree:
     """The crate's.  Raises OSError."""
     core: Any = _core
@@ -152,7 +151,7 @@ class Trees:
     async def _verify(self, root: bytes, filters: Sequence[bytes]) -> None:
         async with self.use(root, filters) as known:
             if known is not None:
-                with contextlib.suppress(OSError, SyncError):  # the next session is told
+                with contextlib.suppress(OSError, _core.EngineClosed):  # the next session is told
                     await known.refresh()
 
     async def _open(self, key: Key, slot: _Slot) -> None:
@@ -162,23 +161,23 @@ class Trees:
             return
         wake = Wake()
         index = os.path.join(self._place, digest([key[0], *key[1]]).hex().encode() + b".idx")
-        try:
-            watches = await self._watches(key)
-            tree = await trio.to_thread.run_sync(
-                lambda: self._open_tree(
-                    key[0], filters=list(key[1]), index=index, threads=self._threads, watches_max=watches,
-                    wake_fd=wake.write_fd,
-                ),
-                limiter=self._limiter,
+        watches = await self._watches(key)
+
+        def make(index: bytes | None) -> CrateTree:
+            return self._open_tree(
+                key[0], filters=list(key[1]), index=index, threads=self._threads, watches_max=watches,
+                wake_fd=wake.write_fd,
             )  # fmt: skip
-        except (OSError, SyncError) as e:
+
+        try:
+            slot.known = await trio.to_thread.run_sync(Known, make, wake, index, self._limiter, limiter=self._limiter)
+        except (OSError, ValueError) as e:
             wake.close()
             log.info("no tree is kept", extra={"root": os.fsdecode(key[0]), "reason": str(e)})
             return
         except BaseException:
             wake.close()
             raise
-        slot.known = Known(tree, wake, index, self._limiter)
         slot.scope = trio.CancelScope()
         nursery.start_soon(self._keep, key, slot)
 

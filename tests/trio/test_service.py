@@ -435,7 +435,7 @@ def _never_lists(engines: FakeEngines, stuck: trio.Event) -> None:
         trio.from_thread.run_sync(stuck.set)
         return engine
 
-    engines.sender = sender  # type: ignore[method-assign,assignment]
+    engines.sender = sender  # type: ignore[method-assign]
 
 
 async def test_an_initiator_that_vanishes(joined: Joined, roots: tuple[bytes, bytes]) -> None:
