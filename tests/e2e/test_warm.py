@@ -219,6 +219,28 @@ def test_a_source_that_lost_everything_deletes_nothing(pair: Pair) -> None:
     pair.same()
 
 
+def test_a_source_made_anew(pair: Pair) -> None:
+    """As a build does that begins with removing its output."""
+    pair.until_warm()
+    shutil.move(pair.source, pair.source.with_name("before"))
+    shutil.copytree(pair.source.with_name("before"), pair.source, symlinks=True)
+    os.unlink(pair.at(pair.source, 1))
+    pair.hosts.account.owns(pair.source)
+    pair.sync()
+    pair.same()
+    pair.until_warm()
+
+
+def test_here_to_here(hosts: Hosts, place: Path) -> None:
+    pair = Pair(hosts, place, pulling=False)
+    pair.words[2] = pair.destination
+    pair.until_warm()
+    write(hosts, pair.at(pair.destination, 3), b"by hand")
+    os.unlink(pair.at(pair.source, 4))
+    assert pair.sync()["stats"]["listed"] < 20
+    pair.same()
+
+
 def test_a_dry_run_agrees_on_nothing(pair: Pair) -> None:
     pair.until_warm()
     write(pair.hosts, pair.at(pair.source, 8), b"edited")
