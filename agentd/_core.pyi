@@ -36,17 +36,6 @@ Failure = tuple[str, bytes, int, str]
 """(code of proto.errors.CODES, path, errno or 0, what was being done) of the error that ended an engine."""
 
 @final
-class Signatures:
-    """What is remembered of files that were sent from one root: signatures of what their receivers hold since.
-
-    Kept by whoever knows the root, for one sender after another; at most ``bytes_max`` bytes of it.
-    """
-
-    def __init__(self, bytes_max: int = ...) -> None: ...
-    def bytes(self) -> int:
-        """Bytes taken."""
-
-@final
 class Sender:
     """Lists one source tree, and sends what the receiver wants of it.
 
@@ -61,11 +50,10 @@ class Sender:
     ``looks`` (docs/protocol.md, LOOK; a Buffer is left as it is) are the paths to list, in PARTIAL groups: each is
     looked at afresh, with the directories on the way to it; what is excluded is passed over.  When none is left the
     list has no chunk.  None: everything.  A root that is one file is listed in any case.  Raises ValueError.
-    ``signatures``: files that change again and again are remembered there, so that a receiver that holds them as they
-    were sent need not sign them.
-    ``tree`` is the root's, with the same filters.  A new one is filled by a list of everything.  With ``hashes`` what
-    it remembers is not read again; with ``hard_links`` it knows the other names of what ``looks`` name one of, and
-    these are listed, too.
+    ``tree`` is the root's, with the same filters.  A new one is filled by a list of everything.  The signatures of
+    files that change are remembered there, so that a receiver that holds one as it was sent need not sign it.  With
+    ``hashes`` what it remembers is not read again; with ``hard_links`` it knows the other names of what ``looks`` name
+    one of, and these are listed, too.
     """
 
     def __init__(
@@ -86,7 +74,6 @@ class Sender:
         profile: bool = False,
         tree: Tree | None = None,
         looks: Buffer | bytes | None = None,
-        signatures: Signatures | None = None,
     ) -> None: ...
     def start(self) -> None:
         """Begin to list.  Once."""
@@ -301,8 +288,9 @@ class Tree:
         """Seconds until the first file that a refresh held is due; None: none is held."""
 
     def counters(self) -> dict[str, int]:
-        """Now: entries, dirs, bytes (of memory), watches, unwatched (directories read by every refresh).  Monotonic:
-        overflows (of the kernel's queue), rescans, refreshes, looked (names and directories)."""
+        """Now: entries, dirs, bytes (of memory), remembered (bytes of signatures of files that were sent), watches,
+        unwatched (directories read by every refresh).  Monotonic: overflows (of the kernel's queue), rescans,
+        refreshes, looked (names and directories)."""
 
     def close(self) -> None:
         """End the watch, and a refresh that is at work; idempotent.  Call it off the event loop."""

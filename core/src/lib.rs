@@ -58,7 +58,6 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(tools::sweep, module)?)?;
     module.add_function(wrap_pyfunction!(tools::hash_file, module)?)?;
     module.add_class::<sender::Sender>()?;
-    module.add_class::<sender::Signatures>()?;
     module.add_class::<tree::PyTree>()?;
     module.add_function(wrap_pyfunction!(selftest::selftest, module)?)?;
     module.add_function(wrap_pyfunction!(version, module)?)?;

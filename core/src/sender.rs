@@ -25,7 +25,7 @@ use pyo3::types::{IntoPyDict, PyBytes, PyDict};
 
 use crate::buffer::{self, Buffer};
 use crate::filter::Filter;
-use crate::tree::{PyTree, looks, signatures};
+use crate::tree::{PyTree, looks};
 use crate::wake::Wake;
 use crate::walk::{Hashes, Options};
 use crate::{EngineClosed, PeerViolation};
@@ -46,24 +46,6 @@ type Failure<'py> = (&'static str, Bound<'py, PyBytes>, i32, String);
 pub struct Sender {
     engine: Arc<Engine>,
     started: AtomicBool,
-}
-
-/// What is remembered of files that were sent from one root.
-#[pyclass(frozen, module = "agentd._core")]
-pub struct Signatures(Arc<signatures::Signatures>);
-
-#[pymethods]
-impl Signatures {
-    #[new]
-    #[pyo3(signature = (bytes_max = signatures::BYTES_MAX))]
-    fn new(bytes_max: usize) -> Self {
-        Self(Arc::new(signatures::Signatures::new(bytes_max)))
-    }
-
-    /// Bytes taken.
-    fn bytes(&self) -> usize {
-        self.0.bytes()
-    }
 }
 
 impl Sender {
@@ -99,7 +81,7 @@ impl Sender {
     #[pyo3(signature = (
         root, *, filters, hashes, owners, hard_links, threads, batch_max, list_window, data_window, compress, far,
         wake_fd,
-        profile = false, tree = None, looks = None, signatures = None
+        profile = false, tree = None, looks = None
     ))]
     #[allow(clippy::too_many_arguments, reason = "keywords of the Python constructor")]
     fn new(
@@ -119,7 +101,6 @@ impl Sender {
         profile: bool,
         tree: Option<PyRef<'_, PyTree>>,
         looks: Option<&Bound<'_, PyAny>>,
-        signatures: Option<&Signatures>,
     ) -> PyResult<Self> {
         if threads == 0 || batch_max == 0 {
             return Err(PyValueError::new_err("threads and batch_max are at least 1"));
@@ -143,7 +124,6 @@ impl Sender {
             batch_max,
             windows: (list_window, data_window),
             profile,
-            signatures: signatures.map(|signatures| Arc::clone(&signatures.0)),
             compress: Compress::parse(compress).ok_or_else(|| PyValueError::new_err("compress"))?,
             far,
         };

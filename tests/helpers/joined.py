@@ -45,7 +45,7 @@ def sync(
     owners: bool = False,
     passing: Callable[[int], None] | None = None,
     compress: str = "auto",
-    signatures: _core.Signatures | None = None,
+    tree: _core.Tree | None = None,
     **options: Any,
 ) -> Outcome:
     """One session to its end, in this process.  ``passing`` is called before each payload of data, with its number."""
@@ -64,7 +64,7 @@ def sync(
         sender = _core.Sender(
             os.fsencode(source), filters=settings["filters"], hashes=settings["hashes"], owners=owners,
             hard_links=settings["hard_links"], threads=2, batch_max=1 << 20, list_window=1 << 20, data_window=1 << 24,
-            compress=compress, far=False, wake_fd=write_fd, signatures=signatures,
+            compress=compress, far=False, wake_fd=write_fd, tree=tree,
         )  # fmt: skip
         return _pump(sender, receiver, read_fd, passing)
     finally:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import random
 import struct
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from agentd._core import PeerViolation, Signatures
+from agentd._core import PeerViolation, Tree
 from tests.helpers import sending
 from tests.helpers.joined import Outcome, sync
 from tests.helpers.payloads import DIRECTORY, Entry, Group, pack_list
@@ -17,7 +18,7 @@ from tests.helpers.receiving import ROOT, receiving
 from tests.helpers.sending import MIB, Sending
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 REMEMBERED, LINKS = 16, 8
@@ -28,11 +29,15 @@ BARE = 12
 class Pair:
     """A source and a destination, synced again and again by agents that remember."""
 
-    def __init__(self, base: Path) -> None:
+    def __init__(self, base: Path, tree: Tree) -> None:
         self.source, self.destination = base / "source", base / "destination"
-        self.source.mkdir()
-        self.signatures = Signatures()
+        self.tree = tree
         self.clock = 10**18
+
+    @property
+    def remembered(self) -> int:
+        """Bytes of signatures."""
+        return self.tree.counters()["remembered"]
 
     def write(self, content: bytes | bytearray, name: str = "file") -> None:
         (self.source / name).write_bytes(content)
@@ -44,7 +49,7 @@ class Pair:
         os.utime(path, ns=(self.clock, self.clock))
 
     def sync(self, **options: Any) -> Outcome:
-        outcome = sync(str(self.source), str(self.destination), signatures=self.signatures, **options)
+        outcome = sync(str(self.source), str(self.destination), tree=self.tree, **options)
         assert outcome.failure is None
         assert outcome.problems == []
         for path in self.source.iterdir():
@@ -53,9 +58,23 @@ class Pair:
 
 
 @pytest.fixture
-def pair(tmp_path: Path) -> Pair:
+def pair(tmp_path: Path) -> Iterator[Pair]:
     """Nothing is there yet."""
-    return Pair(tmp_path)
+    (tmp_path / "source").mkdir()
+    with knowing(tmp_path / "source") as tree:
+        yield Pair(tmp_path, tree)
+
+
+@contextmanager
+def knowing(root: Path) -> Iterator[Tree]:
+    """The tree of a root."""
+    wake = os.eventfd(0, os.EFD_NONBLOCK)
+    tree = Tree(os.fsencode(root), filters=[], index=None, threads=1, watches_max=100, wake_fd=wake)
+    try:
+        yield tree
+    finally:
+        tree.close()
+        os.close(wake)
 
 
 def noise(size: int, seed: int = 0) -> bytearray:
@@ -72,7 +91,7 @@ def test_a_file_that_changed_before_is_not_signed_again(pair: Pair, size: int) -
     content = noise(size)
     pair.write(content)
     assert pair.sync().bases == []
-    assert pair.signatures.bytes() == 0
+    assert pair.remembered == 0
     for number in range(5):
         edit(content, number)
         pair.write(content)
@@ -80,7 +99,7 @@ def test_a_file_that_changed_before_is_not_signed_again(pair: Pair, size: int) -
         assert outcome.bases == [BARE] if number else outcome.bases != [BARE]
         assert outcome.counters["literal"] <= 3 * 4096 * (2 if number % 7 == 0 else 1)
         assert outcome.counters["files"] == 1
-        assert 0 < pair.signatures.bytes() < size // 100 + 1000
+        assert 0 < pair.remembered < size // 100 + 1000
 
 
 def insert(content: bytearray) -> None:
@@ -183,10 +202,10 @@ def test_a_second_receiver_that_holds_the_same_profits_too(pair: Pair, tmp_path:
     pair.write(content)
     pair.sync()
     # It holds what the memory is no longer about.
-    assert sync(str(pair.source), str(tmp_path / "second"), signatures=pair.signatures).bases[0] > BARE
+    assert sync(str(pair.source), str(tmp_path / "second"), tree=pair.tree).bases[0] > BARE
     edit(content, 3)
     pair.write(content)
-    assert sync(str(pair.source), str(tmp_path / "second"), signatures=pair.signatures).bases == [BARE]
+    assert sync(str(pair.source), str(tmp_path / "second"), tree=pair.tree).bases == [BARE]
     assert (tmp_path / "second/file").read_bytes() == content
 
 
@@ -209,18 +228,6 @@ def test_only_the_blocks_of_data_are_remembered_of_a_sparse_file(pair: Pair) -> 
         assert (pair.destination / "file").stat().st_blocks <= path.stat().st_blocks + 64
 
 
-def test_what_is_remembered_stays_within_its_bytes(pair: Pair) -> None:
-    pair.signatures = Signatures(4000)
-    contents = [noise(200_000, seed) for seed in range(8)]
-    for number in range(3):
-        for at, content in enumerate(contents):
-            edit(content, number)
-            pair.write(content, str(at))
-        outcome = pair.sync()
-        assert pair.signatures.bytes() <= 4000
-    assert 0 < outcome.bases.count(BARE) < len(contents)
-
-
 def test_names_of_one_file_and_packed_lists_carry_memories_too(pair: Pair) -> None:
     content = remembering(pair)
     os.link(pair.source / "file", pair.source / "name")
@@ -232,6 +239,23 @@ def test_names_of_one_file_and_packed_lists_carry_memories_too(pair: Pair) -> No
     outcome = pair.sync(compress="always")
     assert outcome.bases == [BARE]
     assert (pair.destination / "file").samefile(pair.destination / "name")
+
+
+@pytest.mark.parametrize("size", [10_000, 100_000, 2 * MIB + 5])
+def test_a_file_that_is_listed_by_itself_is_remembered_and_new_directories_are_not(pair: Pair, size: int) -> None:
+    (pair.source / "new").mkdir()
+    for name in ("new/file", "file"):
+        pair.write(noise(size), name)
+    with Sending(pair.source, tree=pair.tree, looks=sending.looks(deep=(b"new",))) as sender:
+        sender.list_all()
+        sender.want(b"new/file")
+        sender.until_resolved(1)
+        assert pair.remembered == 0
+    with Sending(pair.source, tree=pair.tree, looks=sending.looks(b"file")) as sender:
+        sender.list_all()
+        sender.want(b"file")
+        sender.until_resolved(1)
+        assert (pair.remembered > 0) == (size > 16_384)
 
 
 def row(index: int, size: int = 5, mtime_s: int = 1, mtime_ns: int = 0) -> bytes:
@@ -281,9 +305,7 @@ def test_a_basis_that_is_not_remembered_is_a_violation(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(bytes(noise(2 * MIB)))
     with Sending(tmp_path) as sender:
         sender.list_all()
-        entries = sender.entries()
-        index = next(i for i, entry in enumerate(entries) if entry.path == b"file")
-        bits = sending.bitmap(len(entries), {index})
-        sender.sender.want_untrusted(0, sending.buffer(bits + bits))
+        sender.want(basis=(b"file",))
+        _, index = sender.find(b"file")
         with pytest.raises(PeerViolation, match="not remembered"):
             sender.sender.basis_untrusted(sending.buffer(struct.pack("<IIB3x", 0, index, 5)))

@@ -15,7 +15,6 @@ use crate::list::{self, u32_at, u64_at};
 use crate::profile::{Profile, Stage};
 use crate::signature::{self, Kind};
 use crate::tree::Tree;
-use crate::tree::signatures::Signatures;
 use crate::wake::Wake;
 use crate::walk;
 use crate::walk::names::Names;
@@ -61,8 +60,6 @@ pub struct Settings {
     pub windows: (u64, u64),
     /// Time is to be measured.
     pub profile: bool,
-    /// What is remembered of files that were sent before.
-    pub signatures: Option<Arc<Signatures>>,
     /// What the user asked for.
     pub compress: Compress,
     /// The link is long.
@@ -143,7 +140,7 @@ impl Engine {
                 Arc::clone(&profile),
                 Box::new(move || ready.signal()),
             )
-            .remembering(settings.signatures.clone()),
+            .remembering(settings.tree.as_ref().map(|tree| Arc::clone(tree.signatures()))),
             jobs: Jobs::new(looks),
             names: Mutex::default(),
             link,
@@ -161,7 +158,7 @@ impl Engine {
 
     /// A signature to make while a file is read, at `path` and of so many bytes in storage.
     pub fn memo(&self, path: Vec<u8>, meta: &Meta, allocated: u64) -> Option<Memo> {
-        Memo::new(self.settings.signatures.as_ref()?, path, meta, allocated)
+        Memo::new(self.settings.tree.as_ref()?.signatures(), path, meta, allocated)
     }
 
     /// Whether it was closed or has failed.

@@ -7,6 +7,9 @@ use crate::list::Stamp;
 use crate::signature::{self, Signature, Strong, Value};
 use crate::tree::signatures::{Remembered, Signatures};
 
+/// Nobody asks for less than a smaller file.
+const SIZE_MIN: u64 = 16 << 10;
+
 /// A signature in the making. Blocks that nothing is said of are holes: no content is found in them.
 pub struct Memo {
     signatures: Arc<Signatures>,
@@ -17,9 +20,12 @@ pub struct Memo {
 }
 
 impl Memo {
-    /// For the file at `path` below the root, which takes `allocated` bytes. None: its signature would not be small
-    /// beside it, or is more than is kept of one file.
+    /// For the file at `path` below the root, which takes `allocated` bytes. None: it is always sent whole, or its
+    /// signature would not be small beside it, or is more than is kept of one file.
     pub fn new(signatures: &Arc<Signatures>, path: Vec<u8>, meta: &Meta, allocated: u64) -> Option<Self> {
+        if meta.size < SIZE_MIN {
+            return None;
+        }
         let block_len = signature::block_len(meta.size);
         let blocks = signature::block_count(meta.size, block_len);
         if !signature::is_small(blocks, allocated) || !signatures.takes(blocks) {

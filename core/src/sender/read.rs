@@ -11,7 +11,7 @@ use crate::beneath::{self, Meta};
 use crate::buffer;
 use crate::delta;
 use crate::holes;
-use crate::list::Group;
+use crate::list::{self, Group};
 use crate::piece;
 use crate::profile::Stage;
 use crate::record::{self, Record};
@@ -217,13 +217,14 @@ impl Filling<'_> {
         }
     }
 
-    /// What is to be remembered of a file, unless this is the first that its receiver gets of it.
+    /// What is to be remembered of a file that changes: its receiver had something of it, or it was listed by itself. One
+    /// of many that are sent for the first time costs nothing.
     fn memo(&self, index: u32, file: &OwnedFd, meta: &Meta, sparse: bool) -> Option<Memo> {
-        let changed = self.known.basis.is_some() || !self.known.pieces.is_empty();
-        let path = || {
-            let chunk = &self.batch.chunk;
-            beneath::join(chunk.path(chunk.group_of(index)), chunk.entry(index).name)
-        };
+        let chunk = &self.batch.chunk;
+        let group = chunk.group_of(index);
+        let known = self.known.basis.is_some() || !self.known.pieces.is_empty();
+        let changed = known || group.flags & list::PARTIAL != 0;
+        let path = || beneath::join(chunk.path(group), chunk.entry(index).name);
         let allocated = if sparse {
             holes::allocated(file).unwrap_or(meta.size)
         } else {

@@ -63,6 +63,7 @@ use dirty::Dirty;
 use places::Places;
 use root::Identity;
 use scan::Scan;
+use signatures::Signatures;
 use watch::Watch;
 
 /// The kernel's clock moves in steps of up to 10 ms (CONFIG_HZ=100): a file changed twice within one keeps its times.
@@ -111,6 +112,7 @@ pub struct Tree {
     dirty: Arc<Mutex<Dirty>>,
     /// None: there is no instance to be had, and everything is polled.
     watch: Option<Watch>,
+    signatures: Arc<Signatures>,
     closed: AtomicBool,
     refreshes: AtomicU64,
     rescans: AtomicU64,
@@ -195,6 +197,7 @@ impl Tree {
             state: Mutex::new(state),
             dirty,
             watch,
+            signatures: Arc::default(),
             closed: AtomicBool::new(false),
             refreshes: AtomicU64::new(0),
             rescans: AtomicU64::new(0),
@@ -211,6 +214,11 @@ impl Tree {
     /// `finish`.
     pub fn scan_sink(self: &Arc<Self>) -> Scan {
         Scan::new(Arc::clone(self), HashMap::new(), true)
+    }
+
+    /// What is remembered of files that were sent from here.
+    pub fn signatures(&self) -> &Arc<Signatures> {
+        &self.signatures
     }
 
     /// The index's clock.
@@ -286,7 +294,7 @@ impl Tree {
     }
 
     /// Name and value of every counter.
-    pub fn counters(&self) -> [(&'static str, u64); 9] {
+    pub fn counters(&self) -> [(&'static str, u64); 10] {
         let get = |n: &AtomicU64| n.load(Ordering::Relaxed);
         let overflows = lock(&self.dirty).overflows;
         let state = lock(&self.state);
@@ -294,6 +302,7 @@ impl Tree {
             ("entries", state.index.entries() as u64),
             ("dirs", state.index.dirs() as u64),
             ("bytes", state.index.bytes() as u64),
+            ("remembered", self.signatures.bytes() as u64),
             ("watches", state.places.watched() as u64),
             ("unwatched", state.places.polled().len() as u64),
             ("overflows", overflows),
