@@ -71,8 +71,8 @@ class Memory:
         if known is not None and missing:
             if not await known.call(lambda tree: tree.is_new()):
                 await known.renew()
-        elif known is not None and not self._opening.checksum:
-            self._held = await known.call(lambda tree: tree.baselines(self._key))
+        elif known is not None:
+            await self._recall(known)
 
     def offers(self, count: int) -> list[bytes]:
         """The newest baselines, for OPEN."""
@@ -95,6 +95,7 @@ class Memory:
         except OSError as e:
             raise self._failed(e) from None
         self._tick = await self._known.call(lambda tree: tree.tick()) if true else None
+        await self._recall(self._known)  # none is left when the root turned out to be another one
 
     async def changes(self, baseline: bytes | None, limit: int) -> Any | None:
         """Looks at what changed here since ``baseline`` was agreed, up to ``refresh()``; None: it cannot be told."""
@@ -104,6 +105,10 @@ class Memory:
         looks = await known.changes(since, limit)
         self.since = None if looks is None else since
         return looks
+
+    async def _recall(self, known: Known) -> None:
+        if not self._opening.checksum:
+            self._held = await known.call(lambda tree: tree.baselines(self._key))
 
     async def _take_pause(self, known: Known, pause: OSError) -> None:
         """The root is gone, or an empty one took its place: a receiver fills it again, a sender may be about to delete.
