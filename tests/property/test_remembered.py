@@ -77,7 +77,7 @@ def knowing(root: Path) -> Iterator[Tree]:
         os.close(wake)
 
 
-def noise(size: int, seed: int = 0) -> bytearray:
+def noise(size: int, seed: float = 0) -> bytearray:
     return bytearray(random.Random(seed).randbytes(size))
 
 
@@ -239,6 +239,61 @@ def test_names_of_one_file_and_packed_lists_carry_memories_too(pair: Pair) -> No
     outcome = pair.sync(compress="always")
     assert outcome.bases == [BARE]
     assert (pair.destination / "file").samefile(pair.destination / "name")
+
+
+class TornError(Exception):
+    """The link is lost."""
+
+
+def test_a_partial_is_continued_with_the_rest_of_what_is_remembered(pair: Pair) -> None:
+    content = remembering(pair, 12 * MIB + 5)
+    content[MIB : 6 * MIB] = noise(5 * MIB, 9)
+    pair.write(content)
+
+    def tear(number: int) -> None:
+        if number == 4:
+            raise TornError
+
+    with pytest.raises(TornError):
+        pair.sync(passing=tear)
+    outcome = pair.sync()
+    assert len(outcome.bases) == 2
+    assert outcome.bases[-1] == BARE
+    assert outcome.counters["literal"] < 5 * MIB
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_whatever_is_done_at_either_end_the_files_are_the_same(pair: Pair, seed: int) -> None:
+    rng = random.Random(seed)
+    content = noise(rng.choice([60_000, 400_000, MIB, 3 * MIB + 1, 6 * MIB]), seed)
+    for _ in range(12):
+        match rng.randrange(8):
+            case 0:
+                insert(content)
+            case 1:
+                at = rng.randrange(len(content) + 1)
+                del content[at : at + rng.randrange(300_000)]
+            case 2:
+                at = rng.randrange(len(content) + 1)
+                content[at:at] = bytes(rng.randrange(3 * MIB))
+            case 3:
+                at = rng.randrange(len(content) + 1)
+                content[at : at + 70_000] = noise(70_000, rng.random())
+            case 4:
+                half = len(content) // 2
+                content[:] = content[half:] + content[:half]
+            case 5 if pair.destination.exists():
+                there = pair.destination / "file"
+                stamp = there.stat().st_mtime_ns
+                with there.open("r+b") as file:
+                    file.seek(rng.randrange(len(content) or 1))
+                    file.write(b"somebody else's")
+                os.utime(there, ns=(stamp, stamp))
+            case _:
+                edit(content, rng.randrange(7))
+        content[:16] = rng.randbytes(16)
+        pair.write(content)
+        pair.sync()
 
 
 @pytest.mark.parametrize("size", [10_000, 100_000, 2 * MIB + 5])
