@@ -119,6 +119,19 @@ def test_what_changed_at_either_end_and_nothing_else(pair: Pair, change: str) ->
     pair.same()
 
 
+def test_an_edit_of_a_large_file_sends_neither_it_nor_its_signature(pair: Pair) -> None:
+    pair.until_warm()
+    content = bytearray(os.urandom(8 << 20))
+    path = os.path.join(os.fsencode(pair.source), b"large")
+    for number in range(3):
+        content[number << 20 : (number << 20) + 5] = b"edit %d." % number
+        write(pair.hosts, path, bytes(content))
+        said = pair.sync()
+        pair.same()
+        if number:  # the signature alone would be 40 KiB
+            assert said["wire_sent"] + said["wire_received"] < 20_000, said
+
+
 def test_a_directory_moved_at_the_source(pair: Pair) -> None:
     pair.until_warm()
     directory = next(entry for entry in sorted(pair.source.iterdir()) if entry.is_dir())
