@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-import random
-import shutil
 import struct
 import threading
-from stat import S_IMODE, S_ISDIR
+from stat import S_ISDIR
 from typing import TYPE_CHECKING
 
 import pytest
 
 from agentd import _core
+from tests.helpers.churn import Churn
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -80,101 +79,6 @@ class Mirror:
                 self.entries[path] = now
         if deep and now is not None and S_ISDIR(now[0]):
             self.entries |= _walk(self.root, path)
-
-
-class Churn:
-    """Random operations below ``root``, and over its edge."""
-
-    def __init__(self, root: Path, seed: int) -> None:
-        self.root, self.outside = root, root.parent / "outside"
-        self.outside.mkdir()
-        self.random = random.Random(seed)
-        self.count = 0
-        self.lone: list[Path] = []
-
-    def step(self) -> None:
-        operations = (
-            self._write, self._write, self._write, self._append, self._mkdir, self._mkdir, self._move, self._move,
-            self._out, self._in, self._remove, self._link, self._link_from_outside, self._outside_write, self._chmod,
-            self._times, self._symlink,
-        )  # fmt: skip
-        try:
-            self.random.choice(operations)()
-        except OSError:
-            pass  # An odd pair of random paths: a directory into itself, over a full one.
-
-    def _all(self, root: Path) -> list[Path]:
-        return sorted(root.rglob("*"))
-
-    def _some(self) -> Path:
-        return self.random.choice([*self._all(self.root), self.root])
-
-    def _new(self) -> Path:
-        parent = self._some()
-        if not parent.is_dir() or parent.is_symlink():
-            parent = parent.parent
-        self.count += 1
-        fresh = [f"n{self.count}", "same"]
-        return parent / self.random.choice(fresh)
-
-    def _write(self) -> None:
-        self._new().write_bytes(self.random.randbytes(self.random.randrange(20)))
-
-    def _append(self) -> None:
-        with self._some().open("ab") as file:
-            file.write(b"more")
-
-    def _mkdir(self) -> None:
-        path = self._new() / "d" / "e"
-        path.mkdir(parents=True)
-        (path / "f").write_bytes(b"within")
-
-    def _move(self) -> None:
-        self._some().rename(self.random.choice([self._new(), self._some()]))
-
-    def _out(self) -> None:
-        self.count += 1
-        path = self._some()
-        if path != self.root:
-            path.rename(self.outside / f"o{self.count}")
-
-    def _in(self) -> None:
-        self.random.choice(sorted(self.outside.iterdir()) or [self.outside / "none"]).rename(self._new())
-
-    def _remove(self) -> None:
-        path = self._some()
-        if path == self.root:
-            return
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
-
-    def _link(self) -> None:
-        os.link(self._some(), self._new())
-
-    def _link_from_outside(self) -> None:
-        # Not the other way round: of a name that a file gets elsewhere no directory's watch tells.
-        self.count += 1
-        lone = self.outside / f"l{self.count}"
-        lone.write_bytes(b"lone")
-        os.link(lone, self._new())
-        self.lone.append(lone)
-
-    def _outside_write(self) -> None:
-        if self.lone:
-            self.random.choice(self.lone).write_bytes(self.random.randbytes(5))
-
-    def _chmod(self) -> None:
-        path = self._some()
-        if not path.is_symlink():
-            path.chmod(S_IMODE(path.stat().st_mode) ^ self.random.choice([0o10, 0o4, 0o40]))
-
-    def _times(self) -> None:
-        os.utime(self._some(), ns=(0, self.random.randrange(10**18)), follow_symlinks=False)
-
-    def _symlink(self) -> None:
-        self._new().symlink_to(self.random.choice(["same", "..", "d"]))
 
 
 def _tree(root: Path, index: bytes | None = None, watches_max: int = PLENTY) -> _core.Tree:
