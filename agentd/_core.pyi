@@ -238,6 +238,9 @@ class Tree:
     refresh, as are those of file systems that another machine can write.  To ``wake_fd`` (negative: none) 8 bytes are
     written when something becomes dirty for the first time since the last refresh.  While nothing happens no thread
     wakes up.
+
+    Files with several names are looked at by every refresh.  That a file was given another name outside the root shows
+    only when something else makes a refresh look at it.
     """
 
     def __init__(

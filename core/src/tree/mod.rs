@@ -33,6 +33,7 @@ mod save;
 mod saved;
 pub mod scan;
 pub mod signatures;
+mod state;
 #[cfg(test)]
 mod tests;
 #[cfg(target_os = "linux")]
@@ -41,14 +42,14 @@ mod watch;
 #[path = "unwatched.rs"]
 mod watch;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
-use crate::beneath::{Meta, Root, lock, split};
+use crate::beneath::{Meta, Root, lock};
 use crate::filter::Filter;
 use crate::list;
 use crate::wake::Wake;
@@ -60,14 +61,10 @@ pub use python::PyTree;
 pub use save::LoadError;
 
 use dirty::Dirty;
-use places::Places;
-use root::Identity;
 use scan::Scan;
 use signatures::Signatures;
+use state::State;
 use watch::Watch;
-
-/// The kernel's clock moves in steps of up to 10 ms (CONFIG_HZ=100): a file changed twice within one keeps its times.
-const CLOCK_STEP: Duration = Duration::from_millis(20);
 
 /// What could not be looked at.
 const UNREADABLE: Stat = Stat {
@@ -119,29 +116,6 @@ pub struct Tree {
     looked: AtomicU64,
 }
 
-struct State {
-    index: Index,
-    places: Places,
-    /// None: the root was not there yet.
-    identity: Option<Identity>,
-    granule: u32,
-    /// Nothing is known yet.
-    new: bool,
-    /// What is known is of before this process.
-    stale: bool,
-    /// The saved index is of another root, and the one here is empty.
-    suspect: bool,
-    notice: String,
-    /// Walks of others that fill the tree.
-    tees: usize,
-    /// Watches that may belong to no directory.
-    orphans: Vec<i32>,
-    /// Directories that could not be read, and are distrusted for that.
-    unread: BTreeSet<Vec<u8>>,
-    /// Whether a device is one that others can write.
-    remote: HashMap<u64, bool>,
-}
-
 impl Tree {
     /// The tree at `root`, from a saved index when that fits. `wake` is signalled when something became dirty since the
     /// last refresh. The root need not be there yet.
@@ -159,20 +133,7 @@ impl Tree {
             known: None,
         };
         let dirty = Arc::new(Mutex::new(Dirty::new(wake)));
-        let mut state = State {
-            index: Index::new(),
-            places: Places::default(),
-            identity: None,
-            granule: 1,
-            new: true,
-            stale: false,
-            suspect: false,
-            notice: String::new(),
-            tees: 0,
-            orphans: Vec::new(),
-            unread: BTreeSet::new(),
-            remote: HashMap::new(),
-        };
+        let mut state = State::new();
         let watch = match Watch::new(Arc::clone(&dirty)) {
             Ok(watch) => Some(watch),
             Err(e) => {
@@ -359,84 +320,6 @@ impl Tree {
         let remote = root::is_remote(fd);
         lock(&self.state).remote.insert(device, remote);
         remote
-    }
-}
-
-impl State {
-    /// First sight of the root.
-    fn meet(&mut self, root: &Root) {
-        self.identity = Identity::of(root).ok();
-        self.granule = root::granule(root);
-    }
-
-    /// A fresh look at a directory itself, by its handle. Whether directories went.
-    fn itself(&mut self, path: &[u8], meta: &Meta, watch: Option<&Watch>) -> bool {
-        let stat = Stat::from(meta);
-        if path.is_empty() {
-            self.index.root_stat(stat, self.granule);
-            return false;
-        }
-        let (dir, name) = split(path);
-        let Some(dir) = self.index.find(dir) else {
-            return false;
-        };
-        let seen = self.index.look(dir, name, Some(stat), self.granule);
-        self.seen(seen, watch).1
-    }
-
-    /// What a look showed: a directory to be read, whether directories went.
-    fn seen(&mut self, seen: Seen, watch: Option<&Watch>) -> (Option<DirId>, bool) {
-        match seen {
-            Seen::Same | Seen::Changed => (None, false),
-            Seen::NewDir(id) => (Some(id), false),
-            Seen::Gone(gone) => {
-                self.forget(&gone, watch);
-                (None, !gone.is_empty())
-            }
-            Seen::Replaced { gone, new } => {
-                self.forget(&gone, watch);
-                (new, true)
-            }
-        }
-    }
-
-    /// These directories vanished; their watches end, unless they moved on with the directory.
-    fn forget(&mut self, gone: &[DirId], watch: Option<&Watch>) {
-        for &dir in gone {
-            if let (Some(wd), Some(watch)) = (self.places.forget(dir), watch) {
-                watch.remove(wd);
-            }
-        }
-    }
-
-    /// Whether no watch may be added; the directory at `path` may keep its own.
-    fn is_full(&mut self, path: &[u8], max: usize) -> bool {
-        let full = self.places.watched() >= max;
-        let full = full && self.index.find(path).is_none_or(|dir| self.places.wd(dir).is_none());
-        if full {
-            self.limited();
-        }
-        full
-    }
-
-    fn limited(&mut self) {
-        const NAME: &str = "fs.inotify.max_user_watches";
-        let text = std::fs::read_to_string("/proc/sys/fs/inotify/max_user_watches").unwrap_or_default();
-        let limit: usize = text.trim().parse().unwrap_or(0);
-        let raise = (2 * limit.max(self.index.dirs())).next_power_of_two().max(1 << 19);
-        self.notice = format!(
-            "no more directories can be watched ({NAME} = {limit}); the others are read by every sync: raise the limit \
-             with: sudo sysctl {NAME}={raise}"
-        );
-    }
-
-    fn remember_hash(&mut self, dir: &[u8], name: &[u8], stat: &Stat, hash: [u8; 32]) {
-        let step = CLOCK_STEP.max(Duration::from_nanos(self.granule.into()));
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let changed = Duration::new(stat.ctime.0.try_into().unwrap_or(0), stat.ctime.1.min(999_999_999));
-        if changed + step < now {
-            self.index.set_hash(dir, name, stat, hash);
-        }
     }
 }
 

@@ -112,6 +112,7 @@ impl Tree {
         let identity = Identity::of(&root)?;
         let meta = beneath::stat(root.fd())?;
         let mut state = lock(&self.state);
+        state.limited = false;
         match state.identity {
             Some(known) if known == identity && !state.suspect => {}
             None => state.meet(&root),

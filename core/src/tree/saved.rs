@@ -8,9 +8,10 @@ use std::path::Path;
 
 use crate::beneath::{Root, lock};
 
+use super::Tree;
 use super::index::Index;
 use super::root::{self, IDENTITY};
-use super::{State, Tree};
+use super::state::State;
 
 /// What is left out, in one number: another set of filters is another tree.
 pub fn filters_hash(filters: &[Vec<u8>]) -> [u8; 32] {

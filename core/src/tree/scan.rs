@@ -12,7 +12,8 @@ use crate::walk::{Part, Sink};
 
 use super::dir::{DirId, Stat};
 use super::dirty::Names;
-use super::{State, Tree, UNREADABLE, is_gone};
+use super::state::State;
+use super::{Tree, UNREADABLE, is_gone};
 
 /// Directories by path, with what is known of names in them that somebody may be writing.
 pub type Held = HashMap<Vec<u8>, Names>;

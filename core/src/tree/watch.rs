@@ -28,9 +28,8 @@ const MASK: u32 = bits::CREATE
     | bits::EXCL_UNLINK;
 /// Events are read by so many bytes: the kernel wants room for one at least (16 and a name).
 const BLOCK: usize = 64 << 10;
-/// After so many bytes at once, more are awaited
-const BURST: usize = 8 << 10;
-/// for so long, so that a burst costs few wake-ups; the queue (16,384 events by default) takes far more meanwhile.
+/// Events that follow each other faster than this are taken together: a burst costs few wake-ups, a single save none
+/// of its speed. The queue (16,384 events by default) takes far more meanwhile.
 const NAP: Duration = Duration::from_millis(2);
 const HEAD: usize = 16;
 
@@ -101,10 +100,14 @@ impl Drop for Watch {
 
 impl Shared {
     fn run(&self) {
+        let mut last: Option<Instant> = None;
         while self.wait(true, None) {
-            if self.drain() >= BURST && !self.wait(false, Some(NAP)) {
+            let burst = last.is_some_and(|last| last.elapsed() < NAP);
+            self.drain();
+            if burst && !self.wait(false, Some(NAP)) {
                 return;
             }
+            last = Some(Instant::now());
         }
     }
 
@@ -125,8 +128,8 @@ impl Shared {
         }
     }
 
-    /// Reads what is in the queue, and not what comes while that is read; how many bytes.
-    fn drain(&self) -> usize {
+    /// Reads what is in the queue, and not what comes while that is read.
+    fn drain(&self) {
         let mut block = lock(&self.block);
         let due = rustix::io::ioctl_fionread(&self.inotify).unwrap_or(u64::MAX);
         let mut read = 0;
@@ -143,7 +146,6 @@ impl Shared {
                 Err(_) => break,
             }
         }
-        read
     }
 }
 
