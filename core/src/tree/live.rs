@@ -227,6 +227,31 @@ fn lost_events_end_in_the_right_tree() {
 }
 
 #[test]
+fn a_queue_that_runs_over_is_noticed() {
+    let limit = fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").unwrap_or_default();
+    let Some(limit) = limit.trim().parse::<usize>().ok().filter(|&n| n <= 1 << 16) else {
+        return; // More than a test should write.
+    };
+    let place = Place::new();
+    place.write("a/f", "1");
+    let tree = place.tree();
+    check(&tree, &place);
+    {
+        // Nobody folds events meanwhile.
+        let _frozen = lock(&tree.dirty);
+        for i in 0..limit / 2 + 4096 {
+            place.write(&format!("a/{i}"), "");
+        }
+        fs::rename(place.at("a"), place.at("b")).expect("rename");
+    }
+    check(&tree, &place);
+    assert!(counter(&tree, "overflows") > 0);
+    place.write("b/f", "2");
+    check(&tree, &place);
+    assert_eq!(counter(&tree, "rescans"), 2);
+}
+
+#[test]
 fn beyond_the_limit_directories_are_polled() {
     let place = Place::new();
     for i in 0..20 {
