@@ -61,6 +61,7 @@ class Memory:
         self._sends = sends
         self._failed = failed
         self._held: list[tuple[bytes, int]] = []
+        self._now = 0
         self._tick: int | None = None
         self._agreed: bytes | None = None
         self._filling: Filling | None = None
@@ -68,11 +69,10 @@ class Memory:
     async def recall(self, *, missing: bool) -> None:
         """Find out which baselines there are; of a root that is not there, none."""
         known = self._known
-        if known is not None and missing:
-            if not await known.call(lambda tree: tree.is_new()):
-                await known.renew()
-        elif known is not None:
+        if known is not None:
             await self._recall(known)
+            if missing and not self.new:
+                await self._forget(known)
 
     def offers(self, count: int) -> list[bytes]:
         """The newest baselines, for OPEN."""
@@ -94,8 +94,8 @@ class Memory:
             return
         except OSError as e:
             raise self._failed(e) from None
-        self._tick = await self._known.call(lambda tree: tree.tick()) if true else None
-        await self._recall(self._known)  # none is left when the root turned out to be another one
+        await self._recall(self._known)  # no baseline is left when the root turned out to be another one
+        self._tick = self._now if true else None
 
     async def changes(self, baseline: bytes | None, limit: int) -> Any | None:
         """Looks at what changed here since ``baseline`` was agreed, up to ``refresh()``; None: it cannot be told."""
@@ -107,8 +107,10 @@ class Memory:
         return looks
 
     async def _recall(self, known: Known) -> None:
-        if not self._opening.checksum:
-            self._held = await known.call(lambda tree: tree.baselines(self._key))
+        def ask(tree: CrateTree) -> tuple[bool, int, list[tuple[bytes, int]]]:
+            return tree.is_new(), tree.tick(), [] if self._opening.checksum else tree.baselines(self._key)
+
+        self.new, self._now, self._held = await known.call(ask)
 
     async def _take_pause(self, known: Known, pause: OSError) -> None:
         """The root is gone, or an empty one took its place: a receiver fills it again, a sender may be about to delete.
@@ -120,13 +122,15 @@ class Memory:
             if pause.errno:
                 raise self._failed(pause)
             raise SyncError("source-empty", str(pause.args[1]), "--force says that it is meant")
+        await self._forget(known)
+
+    async def _forget(self, known: Known) -> None:
         await known.renew()
-        self._held = []
+        await self._recall(known)
 
     async def changes_of_sender(self, baseline: bytes | None) -> Any | None:
         """The same for the end that lists: a source that lost all it had is refused, where that deletes everything."""
         known = self._known
-        self.new = known is not None and await known.call(lambda tree: tree.is_new())
         if known is None or self.new:
             return None  # its walk fills the tree
         await self.refresh()
@@ -140,10 +144,8 @@ class Memory:
 
     async def renew(self) -> None:
         """For a scoped session's receiver: where nothing else changed here, what was agreed last stays so behind it."""
-        if (
-            self._known is not None and self._known.learning
-        ):  # from the long session beside this one: it is not waited for
-            self._known = None
+        if self._known is not None and self._known.learning:
+            self._known = None  # from the long session beside this one: it is not waited for
         newest = self._held[0][0] if self._held and self._known is not None else None
         if newest is None:
             return
@@ -151,7 +153,7 @@ class Memory:
         looks = await self.changes(newest, LOOK_MAX)
         if looks is not None and not len(looks):
             self._agreed = newest
-        if self.since is None:
+        if self.since is None and self._held:
             self.since = self._held[0][1]
 
     @contextlib.asynccontextmanager
