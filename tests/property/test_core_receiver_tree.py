@@ -295,6 +295,21 @@ def test_conflicts_are_kept_beside_what_is_new(tmp_path: Path) -> None:
     assert not leftovers(tmp_path)
 
 
+@pytest.mark.parametrize("choice", ["stop", "keep-both"])
+def test_what_only_the_destination_has_stays_in_every_session(tmp_path: Path, choice: str) -> None:
+    with watching(tmp_path) as tree:
+        since = changed_here(tmp_path, tree)
+        for others in (1, 0, 0):
+            with receiving(tmp_path, partial=True, delete=True, tree=tree, since=since, on_conflict=choice) as driver:
+                driver.send_list([named(b"", ROOT, gone(b"gone"), gone(b"was"))]).end_list().run()
+                assert (driver.done, driver.engine.counters()["deleted"]) == (True, others)
+                assert len(driver.problems) == (2 if choice == "stop" else 0)
+                since = tree.tick()
+            tree.refresh()
+            assert {b"gone", b"was/theirs"} <= set(changes(tree, since))
+    assert (tmp_path / "gone").read_bytes() == (tmp_path / "was/theirs").read_bytes() == b"theirs"
+
+
 def test_names_for_what_is_kept_are_free_ones(tmp_path: Path) -> None:
     long = "n" * 255
     with watching(tmp_path) as tree:

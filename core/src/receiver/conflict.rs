@@ -108,7 +108,7 @@ pub fn spare(shared: &Shared, mut entries: Vec<(Vec<u8>, bool)>) -> Vec<(Vec<u8>
         if choice == OnConflict::Stop {
             shared.out.problem(&shared.counters, problem::CHANGED_HERE, 0, path);
         }
-        left(shared, path);
+        left(shared, path, copy);
         let mut holder = &path[..];
         while !holder.is_empty() && kept.insert(holder.to_vec()) {
             holder = split(holder).0;
@@ -120,14 +120,14 @@ pub fn spare(shared: &Shared, mut entries: Vec<(Vec<u8>, bool)>) -> Vec<(Vec<u8>
     entries
 }
 
-/// Something that only the destination has stays. With `stop` that is told again by every session, until it is settled
-/// by hand; with `keep-both` it is agreed to.
-fn left(shared: &Shared, path: &[u8]) {
+/// Something that only the destination has stays. It is expected to be gone all the same: so it is found to be someone
+/// else's by every session, and stays in each of them. A copy is known by its name, and is agreed to.
+fn left(shared: &Shared, path: &[u8], copy: bool) {
     let Some(tree) = shared.told() else { return };
-    if shared.options.on_conflict == OnConflict::Stop {
-        return tree.distrust(path, false);
-    }
     let (dir, name) = split(path);
+    if !copy {
+        return tell_gone(shared, dir, &[name]);
+    }
     let meta = shared.handles().and_then(|h| beneath::stat_at(&*h.dir(dir)?, name));
     if let Ok(meta) = meta {
         let expected = Expected {
@@ -140,7 +140,7 @@ fn left(shared: &Shared, path: &[u8]) {
     }
 }
 
-/// Names of one directory that are about to be deleted.
+/// Names of one directory that are to be gone.
 pub fn tell_gone(shared: &Shared, dir: &[u8], names: &[&[u8]]) {
     let gone = Expected {
         kind: GONE,
