@@ -312,6 +312,9 @@ def sweep(root: bytes, temp_tag: str, partial_min: int) -> int:
     place is free.  How many names were dealt with.  Raises OSError when the root cannot be opened.
     """
 
+def excluded(filters: list[bytes], path: bytes, directory: bool) -> bool:
+    """Whether ``filters`` leave out ``path`` (from the root), or a directory that it is in.  Raises ValueError."""
+
 def hash_file(path: bytes) -> bytes:
     """BLAKE3 of a regular file."""
 

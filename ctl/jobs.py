@@ -113,7 +113,11 @@ def _run(request: control.Run | control.Sync | control.Flush, values: argv.Value
         client.close()
 
 
-_FATES = {"held": "was changed at the destination by someone else, and stays as it is there", "open": "not done"}
+_FATES = {
+    "held": "was changed at the destination by someone else, and stays as it is there",
+    "open": "not done",
+    "excluded": "the pair excludes it",
+}
 """What is said of paths; those that failed have their problems, and what landed is in the result."""
 
 

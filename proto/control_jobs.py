@@ -28,9 +28,9 @@ EXCLUDES_MAX = limits.FILTERS_MAX
 PATHS_TIMEOUT_MS = 10_000
 """An editor that waits for a save waits no longer."""
 
-FATES = ("landed", "held", "failed", "open")
+FATES = ("landed", "held", "failed", "open", "excluded")
 """Of a path: the far end has it as it is here; the far end's was changed by someone else, and stays; a problem names
-what of it did not make it; the job ended before it was known."""
+what of it did not make it; the job ended before it was known; the pair leaves it out."""
 
 # defaults of fields, never mutated
 _NO_BYTES: list[bytes] = []

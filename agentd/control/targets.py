@@ -6,6 +6,7 @@ import os
 import stat
 from typing import TYPE_CHECKING, NamedTuple
 
+from agentd import _core
 from proto.errors import SyncError
 from proto.job import Job, Location, Options, parse_location, shown
 from proto.looks import pack_looks
@@ -24,6 +25,8 @@ class Asked(NamedTuple):
 
     job: Job
     paths: Sequence[tuple[bytes, bytes]] = ()
+    excluded: frozenset[bytes] = frozenset()
+    """Those that the job's filters leave out, from the root."""
 
 
 def job_of(message: Run) -> Job:
@@ -54,8 +57,12 @@ def jobs_of(message: Sync, config: Config) -> list[Asked]:
             compress=pair.compress,
             hard_links=pair.hard_links,
         )
-        scope = None if whole else _scope(pair.source.path, [path for _, path in paths])
-        asked.append(Asked(pair.job(options, scope), () if whole else paths))
+        if whole:
+            asked.append(Asked(pair.job(options)))
+            continue
+        looks = _looks(pair.source.path, [path for _, path in paths])
+        left_out = frozenset(p for _, p in paths if _core.excluded(list(options.excludes), p, looks.get(p, False)))
+        asked.append(Asked(pair.job(options, pack_looks(looks.items())), paths, left_out))
     return asked
 
 
@@ -65,6 +72,9 @@ def fates(asked: Asked, outcome: Outcome | None) -> dict[str, list[bytes]]:
         return {"open": [name for name, _ in asked.paths]} if asked.paths else {}
     found: dict[str, list[bytes]] = {}
     for name, path in asked.paths:
+        if path in asked.excluded:
+            found.setdefault("excluded", []).append(name)
+            continue
         codes = {code for at, code, _ in outcome.problems if _concerns(at, path)}
         fate = "landed"
         if codes:
@@ -147,7 +157,7 @@ def _held(root: bytes, path: bytes) -> list[tuple[bytes, bytes]]:
     return []
 
 
-def _scope(root: bytes, paths: list[bytes]) -> bytes:
+def _looks(root: bytes, paths: list[bytes]) -> dict[bytes, bool]:
     """Looks for ``paths``: a directory with all in it; of one that went with directories above, the first that did."""
     looks: dict[bytes, bool] = {}
     root = os.path.realpath(root)
@@ -164,4 +174,4 @@ def _scope(root: bytes, paths: list[bytes]) -> bytes:
                 deep = False
             if depth == len(names):
                 looks[at] = looks.get(at, False) or deep
-    return pack_looks(looks.items())
+    return looks

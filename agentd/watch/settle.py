@@ -24,8 +24,9 @@ GAP_S, GAP_MAX_S = 0.01, 0.5
 BURST_MAX_S = 5.0
 """A burst that does not end leaves all the same after this time."""
 
-TOKENS, TOKEN_S = 6.0, 1.0
-"""Each path may leave so often at once, then once in this time: a person saves less often, a loop more."""
+TOKENS, TOKEN_S = 10.0, 0.25
+"""Each path may leave so often at once, then once in this time: a person saves less often, a loop more.  What takes
+longer than that to send waits as long before the next time, so that a large file leaves time for others."""
 
 REST_MAX_S = 0.05
 """Between two looks that find nothing, or nothing but what has to wait."""
@@ -55,6 +56,9 @@ class Settle:
         self._looked = -math.inf
         self._tokens: OrderedDict[bytes, tuple[float, float]] = OrderedDict()
         self._batch: set[bytes] = set()
+        self._left: set[bytes] = set()
+        """What was in the last batch."""
+        self._began = 0.0
 
     @property
     def due(self) -> float:
@@ -92,25 +96,32 @@ class Settle:
         self._rest = PATTERN_S
         if found.paths is not None and found.paths <= self._batch and self._since < math.inf:
             return  # what changes again before it has left makes nobody wait longer
+        again = found.paths is not None and found.paths <= self._left
+        if again and not self.bursting:
+            self._gap = 0.0
         self._since = min(self._since, now)
         self._batch |= found.paths or frozenset()
         if found.paths is not None and not self._gap:
             self._due = now + GONE_S * found.gone
-            self._gap = GAP_S / 2
+            self._gap = 0.0 if again else GAP_S / 2
         else:
             self._gap = min(max(2 * self._gap, GAP_S), GAP_MAX_S)
             self._due = min(now + self._gap, self._since + BURST_MAX_S)
 
     def left(self, now: float) -> None:
         """The batch leaves."""
-        for path in self._batch:
-            tokens, at = self._bucket(path, now)
-            self._tokens[path] = max(tokens - 1, 0.0), at
+        self._left, self._batch = self._batch, set()
+        self._began = now
+        self._since = self._due = math.inf
+
+    def arrived(self, now: float) -> None:
+        """It is at the far end."""
+        cost = max(1.0, 2 * (now - self._began) / TOKEN_S)  # one half came back meanwhile
+        for path in self._left:
+            self._tokens[path] = max(self._bucket(path, now)[0] - cost, -cost), now
             self._tokens.move_to_end(path)
         while len(self._tokens) > PATHS_MAX:
             self._tokens.popitem(last=False)
-        self._batch.clear()
-        self._since = self._due = math.inf
 
     def _bucket(self, path: bytes, now: float) -> tuple[float, float]:
         tokens, at = self._tokens.get(path, (TOKENS, now))

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import trio
+
+from proto.job import JobEvent, Problems
+from proto.looks import unpack_looks
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
 
-    from proto.job import Job, JobEvent, Outcome
+    from proto.job import Job, Outcome
+
+E = TypeVar("E", bound=JobEvent)
 
 
 class Runner(Protocol):
@@ -26,6 +31,16 @@ class _Turn:
     def __init__(self) -> None:
         self.lock = trio.StrictFIFOLock()
         self.passed: list[bytes] = []
+
+    def without_passed(self, event: E) -> E:
+        """A whole job's event without what another job put in its way: that is looked at again."""
+        if not self.passed or not isinstance(event, Problems):
+            return event
+        looks = [look for scope in self.passed for look in unpack_looks(scope)]
+        kept = [
+            problem for problem in event.problems if problem[1] != "changed-here" or not _covered(problem[0], looks)
+        ]
+        return event._replace(problems=kept)
 
 
 class Turns:
@@ -57,7 +72,11 @@ class Turns:
             return await runner.run_job(job, environ, report)
         async with self.turn(job.pair) as turn:
             begin()
-            outcome = await runner.run_job(job, environ, report)
+            outcome = await runner.run_job(job, environ, lambda event: report(turn.without_passed(event)))
+            kept = turn.without_passed(Problems(outcome.problems)).problems
+            outcome = outcome._replace(
+                problems=kept, problem_count=outcome.problem_count - len(outcome.problems) + len(kept)
+            )
             while turn.passed:
                 scope, turn.passed = b"".join(turn.passed), []
                 plain = job.options._replace(itemize=False, profile=False)
@@ -77,6 +96,13 @@ class Turns:
             statistics = turn.lock.statistics()
             if not statistics.locked and not statistics.tasks_waiting:
                 self._turns.pop(pair, None)
+
+
+def _covered(path: bytes, looks: list[tuple[bytes, bool]]) -> bool:
+    """Whether ``path`` is one of these, below one, or a directory that one is in."""
+    return any(
+        path == look or look.startswith(path + b"/") or (deep and path.startswith(look + b"/")) for look, deep in looks
+    )
 
 
 def _both(first: Outcome, second: Outcome) -> Outcome:

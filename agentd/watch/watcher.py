@@ -203,6 +203,7 @@ class Watcher:
                     self._publish("watch", said, pair=self.pair.name)
                 await self._wait_due(tree)
                 await self._sync(first=False)
+                self._settle.arrived(trio.current_time())
 
     async def _sync(self, *, first: bool) -> None:
         """Run one job, as often as what is transient demands."""
@@ -337,11 +338,12 @@ def _collect(problems: list[tuple[bytes, str, int]], event: JobEvent) -> None:
 
 
 _COUNTED = (
-    ("files", "file"), ("dirs", "directory made"), ("symlinks", "symlink"), ("linked", "hard link"),
-    ("meta", "attribute"), ("deleted", "deleted"),
+    ("files", "file", "files"), ("dirs", "directory", "directories"), ("symlinks", "symlink", "symlinks"),
+    ("linked", "hard link", "hard links"), ("meta", "attribute", "attributes"), ("deleted", "deleted", "deleted"),
 )  # fmt: skip
 
 
 def _summary(stats: Mapping[str, int]) -> str:
     """What a batch did; empty when that was nothing."""
-    return ", ".join(f"{stats[key]} {noun}" for key, noun in _COUNTED if stats.get(key))
+    counted = ((stats.get(key, 0), one, many) for key, one, many in _COUNTED)
+    return ", ".join(f"{count:,} {one if count == 1 else many}" for count, one, many in counted if count)

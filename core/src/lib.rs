@@ -56,6 +56,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<receiver::Receiver>()?;
     module.add_function(wrap_pyfunction!(tools::unpack_problems_untrusted, module)?)?;
     module.add_function(wrap_pyfunction!(tools::sweep, module)?)?;
+    module.add_function(wrap_pyfunction!(tools::excluded, module)?)?;
     module.add_function(wrap_pyfunction!(tools::hash_file, module)?)?;
     module.add_class::<sender::Sender>()?;
     module.add_class::<tree::PyTree>()?;

@@ -7,6 +7,7 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 use crate::beneath::{self, Root, join};
+use crate::filter::{Filter, FilterError};
 use crate::list::DIRECTORY;
 use crate::temp::{self, Kind, Namer};
 
@@ -42,6 +43,20 @@ pub fn unpack_problems_untrusted(
         .into_iter()
         .map(|(path, code, errno)| (path, PROBLEMS[code as usize - 1], errno))
         .collect())
+}
+
+/// Whether `filters` leave out `path`, or a directory that it is in.
+#[pyfunction]
+pub fn excluded(py: Python<'_>, filters: Vec<Vec<u8>>, path: Vec<u8>, directory: bool) -> PyResult<bool> {
+    py.detach(|| {
+        let filter = Filter::new(&filters).map_err(FilterError::message)?;
+        let above = path
+            .iter()
+            .enumerate()
+            .filter_map(|(i, &b)| (b == b'/').then_some(&path[..i]));
+        Ok(above.into_iter().any(|dir| filter.excludes(dir, true)) || filter.excludes(&path, directory))
+    })
+    .map_err(|what: &str| PyValueError::new_err(what.to_owned()))
 }
 
 /// BLAKE3 of a regular file.
