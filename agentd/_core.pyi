@@ -53,7 +53,8 @@ class Sender:
     ``tree`` is the root's, with the same filters.  A new one is filled by a list of everything.  The signatures of
     files that change are remembered there, so that a receiver that holds one as it was sent need not sign it.  With
     ``hashes`` what it remembers is not read again; with ``hard_links`` it knows the other names of what ``looks`` name
-    one of, and these are listed, too.
+    one of, and these are listed, too.  ``since``: the tick of ``tree`` at the state that the receiver has; entries
+    that were moved after it say where they were.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Sender:
         profile: bool = False,
         tree: Tree | None = None,
         looks: Buffer | bytes | None = None,
+        since: int | None = None,
     ) -> None: ...
     def start(self) -> None:
         """Begin to list.  Once."""
@@ -201,7 +203,8 @@ class Receiver:
     def counters(self) -> dict[str, int]:
         """Monotonic: listed, listed_bytes, compared, wanted_files, wanted_bytes, files, bytes (of files applied),
         literal, matched, created, updated, dirs, symlinks, linked (names; of files created or updated, too), meta,
-        deleted, problems, skipped, conflicts (entries that someone else changed, replaced or kept), data_bytes,
+        deleted, moved (names that were renamed or copied here, not sent; the old ones are among the deleted), problems,
+        skipped, conflicts (entries that someone else changed, replaced or kept), data_bytes,
         list_done."""
 
     def profile(self) -> dict[str, tuple[int, int, int]]:

@@ -112,8 +112,10 @@ def summary(stats: Counters, problems: int, seconds: float, wire: tuple[int, int
     """The last line of a job."""
     kind = "wanted_" if dry_run else ""
     files, linked, deleted = stats.get(kind + "files", 0), stats.get("linked", 0), stats.get("deleted", 0)
+    moved = stats.get("moved", 0)
     others = sum(stats.get(key, 0) for key in ("dirs", "symlinks", "meta"))
     parts = [f"{plural(files, 'file')}, {size(stats.get(kind + 'bytes', 0))}"] if files else []
+    parts += [f"{moved:,} renamed"] if moved else []
     parts += [f"{linked:,} linked"] if linked else []
     parts += [plural(others, "other change")] if others else []
     parts += [f"{deleted:,} deleted"] if deleted else []
@@ -135,6 +137,7 @@ def statistics(stats: Counters, epochs: int, seconds: float, wire: tuple[int, in
         ("entries listed", "listed"),
         ("regular files transferred", "files"),
         ("created", "created"),
+        ("renamed, not transferred", "moved"),
         ("updated", "updated"),
         ("directories made", "dirs"),
         ("symlinks made", "symlinks"),

@@ -63,8 +63,12 @@ class Engines(Protocol):
         *,
         tree: CrateTree | None = None,
         looks: Any | None = None,
+        since: int | None = None,
     ) -> SenderEngine:
-        """Lists ``root``, or what ``looks`` are about, and sends of it; its windows are what is known when OPEN is."""
+        """Lists ``root``, or what ``looks`` are about, and sends of it; its windows are what is known when OPEN is.
+
+        ``since``: the tree's tick at what the receiver has.
+        """
 
     def receiver(
         self,
@@ -96,10 +100,12 @@ class CrateEngines:
         *,
         tree: CrateTree | None = None,
         looks: Any | None = None,
+        since: int | None = None,
     ) -> SenderEngine:
         """Raises OSError when ``root`` cannot be opened."""
         pushing = open.side == "receiver"
-        more: Any = {name: value for name, value in (("tree", tree), ("looks", looks)) if value is not None}
+        known = {"tree": tree, "looks": looks, "since": since}
+        more: Any = {name: value for name, value in known.items() if value is not None}
         return cast(
             "SenderEngine",
             _core.Sender(

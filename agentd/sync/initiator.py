@@ -257,7 +257,7 @@ class _Epoch:
             await self._say_news(memory)
             with Wake() as wake:
                 async with memory.engaged(fills=memory.new and looks is None) as tree:
-                    make = partial(engines.sender, tree=tree, looks=looks)
+                    make = partial(engines.sender, tree=tree, looks=looks, since=memory.since)
                     try:
                         sender = await self._shop.blocking(make, path, opening, wake.write_fd)
                     except OSError as e:

@@ -133,7 +133,7 @@ async def _send(shop: Workshop, served: Served, opening: Open) -> bool:
         baseline = None if looks is None else baseline
         with Wake() as wake:
             async with memory.engaged(fills=memory.new) as tree:
-                make = partial(shop.engines.sender, tree=tree, looks=looks)
+                make = partial(shop.engines.sender, tree=tree, looks=looks, since=memory.since)
                 try:
                     engine = await shop.blocking(make, path, opening, wake.write_fd)
                 except OSError as e:

@@ -14,6 +14,7 @@ Problem = tuple[bytes, str, int]
 
 _ADDED = (
     "files", "bytes", "literal", "matched", "created", "updated", "dirs", "symlinks", "linked", "meta", "deleted",
+    "moved",
 )  # fmt: skip
 """Counters of a lost epoch's work that no later one does again; the others tell of the last epoch."""
 

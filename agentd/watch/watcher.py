@@ -339,7 +339,8 @@ def _collect(problems: list[tuple[bytes, str, int]], event: JobEvent) -> None:
 
 _COUNTED = (
     ("files", "file", "files"), ("dirs", "directory", "directories"), ("symlinks", "symlink", "symlinks"),
-    ("linked", "hard link", "hard links"), ("meta", "attribute", "attributes"), ("deleted", "deleted", "deleted"),
+    ("linked", "hard link", "hard links"), ("moved", "renamed", "renamed"), ("meta", "attribute", "attributes"),
+    ("deleted", "deleted", "deleted"),
 )  # fmt: skip
 
 

@@ -212,6 +212,23 @@ pub fn stat_at(dir: impl AsFd, name: &[u8]) -> io::Result<Meta> {
     Ok(Meta::new(&rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?))
 }
 
+/// When the inode `ino` was made, seconds and nanoseconds, as long as it is what is named `name` in `dir`. None: another one
+/// is, or the file system does not know.
+#[cfg(target_os = "linux")]
+pub fn born_at(dir: impl AsFd, name: &[u8], ino: u64) -> Option<(i64, u32)> {
+    use rustix::fs::StatxFlags;
+    let asked = StatxFlags::BTIME | StatxFlags::INO;
+    let stx = rustix::fs::statx(dir, name, AtFlags::SYMLINK_NOFOLLOW, asked).ok()?;
+    let known = stx.stx_mask & asked.bits() == asked.bits() && stx.stx_ino == ino;
+    known.then_some((stx.stx_btime.tv_sec, stx.stx_btime.tv_nsec))
+}
+
+/// Other systems are not asked.
+#[cfg(not(target_os = "linux"))]
+pub fn born_at(_dir: impl AsFd, _name: &[u8], _ino: u64) -> Option<(i64, u32)> {
+    None
+}
+
 /// The target of the symlink `name` in `dir`.
 pub fn read_link_at(dir: impl AsFd, name: &[u8]) -> io::Result<Vec<u8>> {
     Ok(rustix::fs::readlinkat(dir, name, Vec::with_capacity(256))?.into_bytes())
@@ -240,14 +257,20 @@ pub fn rename_at(dir: impl AsFd, old: &[u8], new: &[u8]) -> io::Result<()> {
 
 /// Renames within `dir`; fails with EEXIST when `new` is there. Without the system call it is checked first.
 pub fn rename_new_at(dir: impl AsFd, old: &[u8], new: &[u8]) -> io::Result<()> {
+    move_new_at(&dir, old, &dir, new)
+}
+
+/// Renames `old` in `from` to `new` in `to`; fails with EEXIST when that is there. Without the system call it is checked
+/// first.
+pub fn move_new_at(from: impl AsFd, old: &[u8], to: impl AsFd, new: &[u8]) -> io::Result<()> {
     #[cfg(target_os = "linux")]
-    match rustix::fs::renameat_with(&dir, old, &dir, new, rustix::fs::RenameFlags::NOREPLACE) {
+    match rustix::fs::renameat_with(&from, old, &to, new, rustix::fs::RenameFlags::NOREPLACE) {
         Err(Errno::INVAL | Errno::NOSYS) => {}
         other => return Ok(other?),
     }
-    match stat_at(&dir, new) {
+    match stat_at(&to, new) {
         Ok(_) => Err(Errno::EXIST.into()),
-        Err(_) => rename_at(dir, old, new),
+        Err(_) => Ok(rustix::fs::renameat(from, old, to, new)?),
     }
 }
 

@@ -33,6 +33,8 @@ pub const HASHES: u16 = 4;
 pub const LINKS: u16 = 8;
 /// Chunk flag: of some entries the sender remembers an earlier content.
 pub const REMEMBERED: u16 = 16;
+/// Chunk flag: some files and directories say what path they had.
+pub const ORIGINS: u16 = 32;
 
 /// Group flag: the first part of a directory.
 pub const FIRST: u8 = 1;
@@ -70,7 +72,7 @@ pub struct Entry<'a> {
     pub gid: u32,
     /// One component; empty for the root.
     pub name: &'a [u8],
-    /// A symbolic link's target.
+    /// A symbolic link's target; of a file or directory, with ORIGINS, the path that it was moved from, or empty.
     pub target: &'a [u8],
     /// BLAKE3 of a regular file's content, with HASHES; zero when it could not be read.
     pub hash: [u8; 32],
@@ -140,7 +142,7 @@ impl Chunk {
             return Err("a file-list chunk of an unknown layout");
         }
         let flags = u16_at(&data, 2);
-        if flags & !(SINGLE | OWNERS | HASHES | LINKS | REMEMBERED) != 0 {
+        if flags & !(SINGLE | OWNERS | HASHES | LINKS | REMEMBERED | ORIGINS) != 0 {
             return Err("a file-list chunk with unknown flags");
         }
         let [group_count, entries, paths_len, names_len, targets_len] =
@@ -219,8 +221,8 @@ impl Chunk {
                 if entry.kind > GONE || entry.mode > 0o7777 || entry.mtime_ns >= 1_000_000_000 {
                     return Err("an entry with a type, mode or time out of range");
                 }
-                if (entry.kind == SYMLINK) == entry.target.is_empty() || entry.target.contains(&0) {
-                    return Err("a symlink without a proper target");
+                if !self.has_proper_target(&entry) {
+                    return Err("a symlink without a proper target, or an origin that is none");
                 }
                 let size_max = match entry.kind {
                     REGULAR => i64::MAX as u64,
@@ -237,6 +239,17 @@ impl Chunk {
             }
         }
         Ok(())
+    }
+
+    fn has_proper_target(&self, entry: &Entry<'_>) -> bool {
+        let target = entry.target;
+        match entry.kind {
+            SYMLINK => !target.is_empty() && !target.contains(&0),
+            REGULAR | DIRECTORY if self.flags & ORIGINS != 0 && !entry.name.is_empty() => {
+                target.is_empty() || target.split(|&b| b == b'/').all(is_component)
+            }
+            _ => target.is_empty(),
+        }
     }
 
     /// Chunk flags.

@@ -12,6 +12,7 @@ mod lister;
 pub mod listing;
 pub mod memo;
 pub mod names;
+pub mod origins;
 pub mod queue;
 pub mod read;
 pub mod source;
@@ -81,7 +82,7 @@ impl Sender {
     #[pyo3(signature = (
         root, *, filters, hashes, owners, hard_links, threads, batch_max, list_window, data_window, compress, far,
         wake_fd,
-        profile = false, tree = None, looks = None
+        profile = false, tree = None, looks = None, since = None
     ))]
     #[allow(clippy::too_many_arguments, reason = "keywords of the Python constructor")]
     fn new(
@@ -101,6 +102,7 @@ impl Sender {
         profile: bool,
         tree: Option<PyRef<'_, PyTree>>,
         looks: Option<&Bound<'_, PyAny>>,
+        since: Option<u64>,
     ) -> PyResult<Self> {
         if threads == 0 || batch_max == 0 {
             return Err(PyValueError::new_err("threads and batch_max are at least 1"));
@@ -118,6 +120,7 @@ impl Sender {
             },
             looks,
             tree,
+            since,
             owners,
             hard_links,
             threads,

@@ -42,6 +42,7 @@ class FakeEngines:
         *,
         tree: Any = None,
         looks: Any = None,
+        since: int | None = None,
     ) -> FakeSender:
         if self.refuse is not None:
             raise self.refuse

@@ -180,13 +180,14 @@ class Sending:
         compress: str = "never",
         tree: Tree | None = None,
         looks: Buffer | bytes | None = None,
+        since: int | None = None,
     ) -> None:
         self._wake = os.eventfd(0, os.EFD_NONBLOCK)
         try:
             self.sender = Sender(
                 os.fsencode(root), filters=list(filters), hashes=hashes, owners=owners, hard_links=hard_links,
                 threads=threads, batch_max=batch_max, list_window=list_window, data_window=data_window,
-                compress=compress, far=False, wake_fd=self._wake, tree=tree, looks=looks,
+                compress=compress, far=False, wake_fd=self._wake, tree=tree, looks=looks, since=since,
             )  # fmt: skip
         except OSError:
             os.close(self._wake)

@@ -1,6 +1,8 @@
 //! Makes one chunk, group by group.
 
-use super::{Entry, GROUP, HASHES, HEADER, LAYOUT, LINKS, OWNERS, REMEMBERED, Stamp, array, links, remembered};
+use super::{
+    Entry, GROUP, HASHES, HEADER, LAYOUT, LINKS, ORIGINS, OWNERS, REMEMBERED, SYMLINK, Stamp, array, links, remembered,
+};
 
 /// Builds one chunk, group by group.
 #[derive(Default)]
@@ -68,6 +70,9 @@ impl Builder {
             .extend_from_slice(&(entry.name.len() as u16).to_le_bytes());
         self.target_lens
             .extend_from_slice(&(entry.target.len() as u16).to_le_bytes());
+        if entry.kind != SYMLINK && !entry.target.is_empty() {
+            self.flags |= ORIGINS;
+        }
         self.names.extend_from_slice(entry.name);
         self.targets.extend_from_slice(entry.target);
         if self.flags & OWNERS != 0 {
@@ -150,7 +155,7 @@ impl Builder {
             out.extend_from_slice(column);
         }
         self.group_count = 0;
-        self.flags &= !(LINKS | REMEMBERED);
+        self.flags &= !(LINKS | REMEMBERED | ORIGINS);
         for column in [
             &mut self.groups,
             &mut self.kinds,

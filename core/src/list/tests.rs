@@ -87,6 +87,39 @@ fn hostile_names_are_refused() {
     }
 }
 
+#[test]
+fn what_was_moved_says_where_it_was() {
+    let build = |entry: Entry<'_>| {
+        let mut builder = Builder::new(0);
+        builder.begin_group(b"d", FIRST | LAST, 0);
+        builder.push(&entry);
+        (builder.finish(), builder.finish())
+    };
+    for kind in [REGULAR, DIRECTORY] {
+        let (with, next) = build(entry(b"x", kind, b"a/b"));
+        assert_eq!((u16_at(&with, 2), u16_at(&next, 2)), (ORIGINS, 0));
+        assert_eq!(
+            Chunk::parse_untrusted(with.clone()).expect("valid").entry(0).target,
+            b"a/b"
+        );
+        let mut without = with;
+        without[2] = 0;
+        assert!(Chunk::parse_untrusted(without).is_err());
+    }
+    for path in [&b"/a"[..], b"a/", b"a//b", b"..", b"a/../b", b"a\0", &[b'x'; 256]] {
+        assert!(
+            Chunk::parse_untrusted(build(entry(b"x", REGULAR, path)).0).is_err(),
+            "{path:?}"
+        );
+    }
+    for kind in [OTHER, UNREADABLE, GONE] {
+        assert!(
+            Chunk::parse_untrusted(build(entry(b"x", kind, b"a")).0).is_err(),
+            "{kind}"
+        );
+    }
+}
+
 /// What becomes of a group with these flags and this one entry.
 fn alone(flags: u8, errno: i32, entry: Entry<'_>) -> Result<Chunk, &'static str> {
     let mut builder = Builder::new(0);

@@ -7,7 +7,7 @@ use super::Shared;
 use super::compare::Generator;
 use super::dirs::Dir;
 use super::entries::At;
-use crate::beneath::{Meta, split};
+use crate::beneath::{Meta, lock, split};
 use crate::list::{self, Chunk, Entry, GONE, Group, REGULAR};
 use crate::tree::{Expected, Tree};
 
@@ -32,9 +32,21 @@ impl Shared {
     /// Whether someone else changed what is at `path` since the baseline.
     pub fn changed_here(&self, path: &[u8]) -> bool {
         match (&self.tree, self.options.since) {
-            (Some(tree), Some(since)) => tree.changed_since(path, since),
+            // What is in a directory that was moved was asked about before, by its old path.
+            (Some(tree), Some(since)) => !self.was_moved(path) && tree.changed_since(path, since),
             _ => false,
         }
+    }
+
+    fn was_moved(&self, mut path: &[u8]) -> bool {
+        let moved = lock(&self.moved);
+        while !moved.is_empty() && !path.is_empty() {
+            if moved.contains(path) {
+                return true;
+            }
+            path = split(path).0;
+        }
+        false
     }
 }
 

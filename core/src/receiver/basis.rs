@@ -84,11 +84,16 @@ fn say_pieces(shared: &Shared, file: (u32, u32), held: Option<&[(u32, [u8; 32])]
     }
 }
 
-/// The old file that stands where the wanted one goes.
+/// The old file that stands where the wanted one goes, or where that was moved from.
 fn open(shared: &Shared, pending: &Pending, index: u32) -> io::Result<(Basis, Meta)> {
-    let (_, name, _) = target(shared, pending, index);
+    let (_, name, entry) = target(shared, pending, index);
     let dir = pending.dir(shared, index)?;
-    let (file, meta) = beneath::open_read_at(&*dir, name)?;
+    let (file, meta) = match (beneath::open_read_at(&*dir, name), shared.origin(&entry)) {
+        (Err(e), Some(origin)) if e.raw_os_error() == Some(libc::ENOENT) => {
+            beneath::open_read_at(&*origin.fd, origin.name)?
+        }
+        (opened, _) => opened?,
+    };
     // What is not signed is not copied from.
     let size = meta.size.min(signature::SIGNED_MAX);
     Ok((Basis { file, size }, meta))

@@ -115,6 +115,9 @@ impl Generator<'_> {
         {
             return self.violation("a file list without what was asked for, or with more");
         }
+        if chunk.flags() & list::ORIGINS != 0 && !shared.options.partial {
+            return self.violation("names that went where all were asked for");
+        }
         let others = self.other_names(&chunk)?;
         self.next += 1;
         self.entries += chunk.entries() as u64;
@@ -284,6 +287,7 @@ impl Generator<'_> {
                 dir: number,
                 fd: fd.as_deref(),
                 named,
+                moved: dirs.list[number as usize].moved,
                 path: join(&path, entry.name),
                 link: chunk.link_of(i),
                 meta: None,

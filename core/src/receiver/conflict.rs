@@ -120,6 +120,12 @@ pub fn spare(shared: &Shared, mut entries: Vec<(Vec<u8>, bool)>) -> Vec<(Vec<u8>
     entries
 }
 
+/// Whether what the source does not have at `path` any more is someone else's.
+pub fn is_theirs(shared: &Shared, path: &[u8]) -> bool {
+    let copy = shared.options.on_conflict == OnConflict::KeepBoth && is_kept(split(path).1);
+    copy || shared.changed_here(path)
+}
+
 /// Something that only the destination has stays. It is expected to be gone all the same: so it is found to be someone
 /// else's by every session, and stays in each of them. A copy is known by its name, and is agreed to.
 fn left(shared: &Shared, path: &[u8], copy: bool) {

@@ -44,6 +44,8 @@ pub struct Dir {
     pub mtime_ns: u32,
     pub uid: u32,
     pub gid: u32,
+    /// It, or a directory that it is in, was renamed by this session: what is the same in it is new to whoever watches.
+    pub moved: bool,
     /// Its mode, time or owner at the destination differ from the list's.
     pub differs: bool,
     /// Something inside was changed by us, so that its time must be set again. Shared with the workers.
@@ -116,6 +118,7 @@ impl Dirs {
             path: path.into(),
             here,
             due: false,
+            moved: false,
             mode: entry.mode,
             mtime_s: entry.mtime_s,
             mtime_ns: entry.mtime_ns,

@@ -27,6 +27,8 @@ pub struct At<'a> {
     pub fd: Option<&'a OwnedFd>,
     /// It is listed by its name, without the rest of its directory.
     pub named: bool,
+    /// It is in a directory that this session renamed.
+    pub moved: bool,
     /// Its path below the root.
     pub path: Vec<u8>,
     /// The group of names that it is of.
@@ -166,11 +168,15 @@ impl Generator<'_> {
 
     fn directory(&self, dirs: &mut Dirs, entry: &Entry<'_>, at: &At<'_>, meta: Option<Meta>) -> Step<()> {
         let shared = self.shared;
-        let existing = meta.filter(|m| m.kind == DIRECTORY);
+        let renamed = self.move_dir(dirs, entry, at);
+        let existing = renamed.or(meta.filter(|m| m.kind == DIRECTORY));
+        let moved = existing.is_some() && (at.moved || renamed.is_some());
         let (here, differs) = match existing {
             Some(meta) => {
                 let differs = self.attributes(entry, &meta);
-                if differs.any() {
+                if moved {
+                    self.item(b'c', &at.path, entry, true, Differs::default());
+                } else if differs.any() {
                     self.item(b'.', &at.path, entry, false, differs);
                 }
                 (Here::Existing, differs.any())
@@ -198,7 +204,8 @@ impl Generator<'_> {
             }
         };
         let number = self.listed(dirs, &at.path, entry, here, differs, at.named)?;
-        dirs.list[number as usize].due = here == Here::New;
+        let dir = &mut dirs.list[number as usize];
+        (dir.due, dir.moved) = (here == Here::New, moved);
         Ok(())
     }
 
@@ -254,6 +261,9 @@ impl Generator<'_> {
                 return self.adjust(entry, at, differs);
             }
         }
+        if self.move_file(dirs, entry, at) {
+            return;
+        }
         let partial = self.partial(dirs, entry, at);
         self.want(i, entry, at, differs, partial, found);
     }
@@ -298,13 +308,15 @@ impl Generator<'_> {
             return false;
         };
         let old = at.meta.filter(|m| m.kind == REGULAR);
-        self.item(shared.options.arrow, &at.path, entry, old.is_none(), differs);
+        let new = old.is_none() || at.moved;
+        self.item(shared.options.arrow, &at.path, entry, new, differs);
         if shared.options.dry_run {
             add(&shared.counters.wanted_files, 1);
             add(&shared.counters.wanted_bytes, entry.size);
             return true;
         }
         found.wanted.push((i, place));
+        let old = old.or_else(|| shared.origin(entry).filter(|_| place == Place::Absent).map(|o| o.meta));
         if partial.is_some() {
             found.basis.push((i, partial));
         } else if old.is_some_and(|m| m.size >= shared.options.delta_min) && entry.size >= shared.options.delta_min {
@@ -315,30 +327,48 @@ impl Generator<'_> {
 
     /// Sets what differs of an up-to-date file, directory excepted, without touching its content.
     pub(super) fn adjust(&self, entry: &Entry<'_>, at: &At<'_>, differs: Differs) {
+        if at.moved {
+            let update = if entry.kind == REGULAR {
+                self.shared.options.arrow
+            } else {
+                b'c'
+            };
+            self.item(update, &at.path, entry, true, differs);
+        }
         if !differs.any() || self.conflict(at) == Verdict::Leave {
             return;
         }
-        self.item(b'.', &at.path, entry, false, differs);
+        if !at.moved {
+            self.item(b'.', &at.path, entry, false, differs);
+        }
         let (Some(fd), false) = (at.fd, self.shared.options.dry_run) else {
             return;
         };
         add(&self.shared.counters.meta, 1);
-        let set = || -> io::Result<()> {
-            if differs.owner || differs.group {
-                let (uid, gid) = self.shared.owners(entry.uid, entry.gid);
-                self.shared.forgive(beneath::chown_at(fd, entry.name, uid, gid))?;
-            }
-            if entry.kind != SYMLINK && (differs.mode || differs.owner || differs.group) {
-                beneath::chmod_at(fd, entry.name, entry.mode)?;
-            }
-            if differs.time {
-                beneath::set_mtime_at(fd, entry.name, entry.mtime_s, entry.mtime_ns)?;
-            }
-            Ok(())
-        };
-        if let Err(e) = set() {
+        if let Err(e) = self.set_attributes(fd, entry.name, entry, differs) {
             self.shared.trouble(problem::METADATA, &at.path, &e);
         }
+    }
+
+    /// Gives what is named `name` in `fd` those of the entry's attributes that differ.
+    pub(super) fn set_attributes(
+        &self,
+        fd: &OwnedFd,
+        name: &[u8],
+        entry: &Entry<'_>,
+        differs: Differs,
+    ) -> io::Result<()> {
+        if differs.owner || differs.group {
+            let (uid, gid) = self.shared.owners(entry.uid, entry.gid);
+            self.shared.forgive(beneath::chown_at(fd, name, uid, gid))?;
+        }
+        if entry.kind != SYMLINK && (differs.mode || differs.owner || differs.group) {
+            beneath::chmod_at(fd, name, entry.mode)?;
+        }
+        if differs.time {
+            beneath::set_mtime_at(fd, name, entry.mtime_s, entry.mtime_ns)?;
+        }
+        Ok(())
     }
 
     /// What something new that is no directory finds at `at`. None when that has to stay, which was told.
@@ -402,7 +432,7 @@ impl Generator<'_> {
         }
     }
 
-    fn same_content(&self, entry: &Entry<'_>, at: &At<'_>) -> bool {
+    pub(super) fn same_content(&self, entry: &Entry<'_>, at: &At<'_>) -> bool {
         let Some(fd) = at.fd else { return false };
         let hash = || -> io::Result<[u8; 32]> {
             let (file, meta) = beneath::open_read_at(fd, entry.name)?;

@@ -46,6 +46,8 @@ pub fn run(shared: &Shared) -> bool {
 /// Plans all deletions, holds them against the guards, then carries them out: what was planned. None when a guard ended the session.
 fn delete(shared: &Shared, dirs: &Dirs) -> Option<Vec<(Vec<u8>, bool)>> {
     let mut planned: Vec<(Vec<u8>, bool)> = Vec::new();
+    // Under their old names these were told and counted already.
+    let mut moved: Vec<(Vec<u8>, bool)> = Vec::new();
     let mut gone: Vec<(&Dir, Vec<&[u8]>)> = Vec::new();
     for dir in &dirs.list {
         if shared.stopped() {
@@ -69,7 +71,8 @@ fn delete(shared: &Shared, dirs: &Dirs) -> Option<Vec<(Vec<u8>, bool)>> {
             match survey(shared, &*fd, name, &path) {
                 Ok(found) => {
                     let entries = spare(shared, found.entries);
-                    planned.extend_from_slice(&entries);
+                    let plan = if dir.moved { &mut moved } else { &mut planned };
+                    plan.extend_from_slice(&entries);
                     return entries.first().is_some_and(|first| first.0 == path);
                 }
                 Err(e) if e.raw_os_error() == Some(libc::ENOENT) => {}
@@ -105,12 +108,14 @@ fn delete(shared: &Shared, dirs: &Dirs) -> Option<Vec<(Vec<u8>, bool)>> {
     for (dir, names) in gone {
         tell_gone(shared, &dir.path, &names);
     }
-    carry_out(shared, &planned, dirs);
+    carry_out(shared, &planned, dirs, true);
+    carry_out(shared, &moved, dirs, false);
+    planned.append(&mut moved);
     Some(planned)
 }
 
 /// Removes planned entries, children before parents.
-fn carry_out(shared: &Shared, planned: &[(Vec<u8>, bool)], dirs: &Dirs) {
+fn carry_out(shared: &Shared, planned: &[(Vec<u8>, bool)], dirs: &Dirs, told: bool) {
     let mut sorted: Vec<&(Vec<u8>, bool)> = planned.iter().collect();
     sorted.sort_unstable_by(|a, b| b.0.cmp(&a.0));
     let mut touched: Option<&[u8]> = None;
@@ -131,6 +136,9 @@ fn carry_out(shared: &Shared, planned: &[(Vec<u8>, bool)], dirs: &Dirs) {
                 shared.trouble(problem::NOT_DELETED, path, &e);
                 continue;
             }
+        }
+        if !told {
+            continue;
         }
         add(&shared.counters.deleted, 1);
         if shared.options.itemize {

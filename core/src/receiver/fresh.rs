@@ -53,8 +53,8 @@ pub fn suits(chunk: &Chunk, group: &Group) -> bool {
     for i in group.start..group.start + group.entries {
         let entry = chunk.entry(i);
         match entry.kind {
-            // What has other names elsewhere is not to wait for this directory's.
-            REGULAR if entry.size <= PIECE as u64 && chunk.link_of(i).is_none() => {
+            // What has other names elsewhere, or had another one, is not to wait for this directory's.
+            REGULAR if entry.size <= PIECE as u64 && chunk.link_of(i).is_none() && entry.target.is_empty() => {
                 files += 1;
                 bytes += entry.size;
             }

@@ -155,6 +155,7 @@ impl Generator<'_> {
             dir: member.dir,
             fd,
             named: member.named,
+            moved: false,
             path: member.name.path(),
             link: Some(member.group),
             meta: member.meta,

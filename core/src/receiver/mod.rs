@@ -20,6 +20,7 @@ mod groups;
 mod itemize;
 mod large;
 mod linking;
+mod moving;
 mod named;
 mod outbox;
 mod pieces;
@@ -36,7 +37,7 @@ mod whole;
 pub use problems::unpack_problems_untrusted;
 pub use python::Receiver;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -145,7 +146,9 @@ pub struct Shared {
     pub fresh_open: AtomicU64,
     pub linked: Mutex<Groups>,
     pub asides: Mutex<Vec<Aside>>,
-    /// Entries in directories that make room for something else: deletions, too.
+    /// New paths of directories that were renamed. The tree knows what is in them by their old ones.
+    pub moved: Mutex<HashSet<Vec<u8>>>,
+    /// Entries in directories that make room for something else, or of old names: deletions, too.
     pub replaced: AtomicU64,
     pub failure: Mutex<Option<Failure>>,
     pub stop: AtomicBool,

@@ -45,6 +45,7 @@ counters!(
     linked,
     meta,
     deleted,
+    moved,
     problems,
     skipped,
     conflicts,

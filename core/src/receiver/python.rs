@@ -132,6 +132,7 @@ impl Receiver {
                 fresh_open: AtomicU64::new(0),
                 linked: Mutex::default(),
                 asides: Mutex::default(),
+                moved: Mutex::default(),
                 replaced: AtomicU64::new(0),
                 failure: Mutex::new(None),
                 stop: AtomicBool::new(false),

@@ -28,7 +28,7 @@ impl Generator<'_> {
             return;
         };
         let new = meta.is_none_or(|m| m.kind != SYMLINK);
-        self.item(b'c', &at.path, entry, new, differs);
+        self.item(b'c', &at.path, entry, new || at.moved, differs);
         add(&shared.counters.symlinks, 1);
         if let (Some(fd), false) = (at.fd, shared.options.dry_run) {
             dirs.touch(at.dir);

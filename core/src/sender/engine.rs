@@ -48,6 +48,8 @@ pub struct Settings {
     pub looks: Option<Vec<u8>>,
     /// What is known of the source.
     pub tree: Option<Arc<Tree>>,
+    /// The tree's tick at what is agreed with the receiver.
+    pub since: Option<u64>,
     /// Chunks carry numeric owners.
     pub owners: bool,
     /// Chunks say which entries are names of one file.

@@ -6,17 +6,24 @@ use std::sync::Arc;
 use crate::beneath::{Root, lock};
 use crate::profile::Stage;
 use crate::tree::Tree;
+use crate::tree::origins::Origins;
 use crate::tree::scan::Scan;
 use crate::walk::names::Names;
 use crate::walk::{self, Lens, Part, Sink, Walk};
 
 use super::engine::Engine;
 use super::jobs::Job;
-use super::listing::Listing;
+use super::origins::Traced;
 
 impl Engine {
     /// Lists what is asked for, until nothing is.
     pub(super) fn list(self: &Arc<Self>) {
+        let origins = self.origins();
+        let traced = Traced {
+            listing: &self.listing,
+            handles: &self.source.handles,
+            origins: &origins,
+        };
         while !self.is_stopped()
             && let Some(job) = self.jobs.next()
         {
@@ -28,7 +35,7 @@ impl Engine {
                 }
                 // That one file was listed.
                 Some(_) => {}
-                None => self.list_names(&job),
+                None => self.list_names(&job, &traced),
             }
             if !self.is_stopped() {
                 self.listing.finish();
@@ -36,7 +43,15 @@ impl Engine {
         }
     }
 
-    fn list_names(&self, job: &Job) {
+    /// What has gone since what the receiver has was agreed.
+    fn origins(&self) -> Origins {
+        match (&self.settings.tree, self.settings.since) {
+            (Some(tree), Some(since)) => self.profile.time(Stage::Walk, || tree.origins(since)),
+            _ => Origins::new(),
+        }
+    }
+
+    fn list_names(&self, job: &Job, traced: &Traced<'_>) {
         let root = self.source.handles.root();
         let lens = Lens {
             options: &self.settings.walk,
@@ -46,7 +61,7 @@ impl Engine {
         let mut names = lock(&self.names);
         let starts = self.profile.time(Stage::Walk, || {
             job.ask(&mut names, &lens);
-            names.look(root, lens, &self.listing)
+            names.look(root, lens, traced)
         });
         let everything = starts.iter().any(|start| start.path.is_empty());
         if everything && !job.own {
@@ -55,7 +70,7 @@ impl Engine {
         if !starts.is_empty() {
             let tree = self.settings.tree.as_ref().filter(|tree| everything && tree.is_new());
             let scan = tree.map(Tree::scan_sink);
-            let tee = Tee(scan.as_ref(), &self.listing);
+            let tee = Tee(scan.as_ref(), traced);
             let walk = Walk::at(starts, root, &self.settings.walk, &tee, &self.profile, &self.stop);
             // One walker is enough to end the walk.
             std::thread::scope(|scope| walk::join_in(&walk, self.settings.threads, scope));
@@ -85,7 +100,7 @@ impl Engine {
 }
 
 /// A walk's parts go to both. What the first makes of them is its own affair: the list is to be complete.
-struct Tee<'a>(Option<&'a Scan>, &'a Listing);
+struct Tee<'a>(Option<&'a Scan>, &'a Traced<'a>);
 
 impl Sink for Tee<'_> {
     fn enter(&self, path: &[u8], fd: BorrowedFd<'_>) {

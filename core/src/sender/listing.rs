@@ -314,8 +314,9 @@ impl Listing {
     }
 }
 
-impl Sink for Listing {
-    fn part(&self, part: &Part<'_>) -> bool {
+impl Listing {
+    /// Takes a part, of which some entries, by their places in it in order, were at other paths before.
+    pub fn take(&self, part: &Part<'_>, origins: &[(usize, &[u8])]) -> bool {
         let Some(mut state) = self.wait_room() else {
             return false;
         };
@@ -327,7 +328,11 @@ impl Sink for Listing {
             ..
         } = &mut *state;
         builder.begin_group(part.path, part.flags, part.errno);
-        for (entry, linked) in part.entries().zip(part.linked()) {
+        let mut origins = origins.iter().peekable();
+        for (i, (mut entry, linked)) in part.entries().zip(part.linked()).enumerate() {
+            if let Some((_, origin)) = origins.next_if(|(at, _)| *at == i) {
+                entry.target = origin;
+            }
             builder.push(&entry);
             if let (Some(groups), Some(linked)) = (&mut *groups, linked) {
                 builder.link(groups.number(entry.kind, linked));
@@ -350,5 +355,11 @@ impl Sink for Listing {
         drop(state);
         (self.ready)();
         true
+    }
+}
+
+impl Sink for Listing {
+    fn part(&self, part: &Part<'_>) -> bool {
+        self.take(part, &[])
     }
 }

@@ -157,11 +157,14 @@ impl Record {
         self.is_gone() && self.tick > 0 && !self.has(UNVERIFIED)
     }
 
-    /// The name went.
+    /// The name went. The inode stays on record with its last change time: it may be found under another name.
     pub fn bury(&mut self, tick: u64) {
         let was_dir = self.kind() == DIRECTORY || self.has(WAS_DIR);
         *self = Self {
             tick,
+            ino: self.ino,
+            ctime_s: self.ctime_s,
+            ctime_ns: self.ctime_ns,
             name_at: self.name_at,
             name_len: self.name_len,
             ..Self::blank()
@@ -202,9 +205,11 @@ impl Record {
         self.flag(UNVERIFIED, false);
     }
 
-    /// Takes an expectation over. A directory keeps its inode: being replaced by another one is never as expected.
+    /// Takes an expectation over. A directory keeps its inode: being replaced by another one is never as expected. What is
+    /// to go keeps it as a tombstone does.
     pub fn await_(&mut self, to: &Expected) {
-        let stays = to.kind == DIRECTORY && self.kind() == DIRECTORY;
+        let goes = to.kind == GONE;
+        let stays = goes || to.kind == DIRECTORY && self.kind() == DIRECTORY;
         self.tag = (self.tag & !15) | to.kind;
         if to.kind != DIRECTORY {
             self.size = if to.kind == REGULAR { to.size } else { 0 };
@@ -214,7 +219,9 @@ impl Record {
         }
         self.mode = to.mode;
         (self.mtime_s, self.mtime_ns) = to.mtime;
-        (self.ctime_s, self.ctime_ns) = (0, 0);
+        if !goes {
+            (self.ctime_s, self.ctime_ns) = (0, 0);
+        }
         self.flag(LINKED, false);
         self.flag(UNVERIFIED, true);
     }

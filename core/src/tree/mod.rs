@@ -25,6 +25,7 @@ mod live;
 pub mod looks;
 #[cfg(test)]
 mod model;
+pub mod origins;
 mod places;
 mod python;
 mod refresh;
