@@ -297,6 +297,50 @@ fn a_change_through_another_name_is_seen() {
 }
 
 #[test]
+fn a_change_through_a_name_that_no_event_told_of_is_seen() {
+    let place = Place::new();
+    place.write("a/f", "1");
+    place.write("g", "1");
+    let tree = place.tree();
+    check(&tree, &place);
+    for path in ["a/f", "g"] {
+        let before = tree.tick();
+        fs::hard_link(place.at(path), place.outside("other")).expect("link");
+        fs::write(place.outside("other"), "from outside").expect("write");
+        fs::remove_file(place.outside("other")).expect("unlink");
+        check(&tree, &place);
+        assert_eq!(changed(&tree, before), [(path.to_owned(), false)]);
+    }
+}
+
+#[test]
+fn every_file_is_swept_in_its_turn() {
+    let place = Place::new();
+    for dir in 0..5 {
+        for file in 0..1000 {
+            place.write(&format!("d{dir}/f{file}"), "1");
+        }
+    }
+    let tree = place.tree();
+    check(&tree, &place);
+    let before = tree.tick();
+    for path in ["d0/f0", "d2/f500", "d4/f999"] {
+        fs::hard_link(place.at(path), place.outside("other")).expect("link");
+        fs::write(place.outside("other"), "from outside").expect("write");
+        fs::remove_file(place.outside("other")).expect("unlink");
+    }
+    for _ in 0..4 {
+        tree.refresh(false).expect("a refresh");
+    }
+    let mut found = changed(&tree, before);
+    found.sort();
+    assert_eq!(
+        found.iter().map(|(path, _)| &path[..]).collect::<Vec<_>>(),
+        ["d0/f0", "d2/f500", "d4/f999"]
+    );
+}
+
+#[test]
 fn a_file_that_is_written_is_held() {
     let place = Place::new();
     place.write("a/f", "old");

@@ -35,6 +35,7 @@ mod saved;
 pub mod scan;
 pub mod signatures;
 mod state;
+mod sweep;
 #[cfg(test)]
 mod tests;
 #[cfg(target_os = "linux")]
@@ -65,6 +66,7 @@ use dirty::Dirty;
 use scan::Scan;
 use signatures::Signatures;
 use state::State;
+use sweep::Cursor;
 use watch::Watch;
 
 /// What could not be looked at.
@@ -104,8 +106,8 @@ pub struct Tree {
     filters: [u8; 32],
     threads: usize,
     watches_max: usize,
-    /// One refresh at a time.
-    refreshing: Mutex<()>,
+    /// One refresh at a time; where the next one goes on sweeping.
+    refreshing: Mutex<Cursor>,
     state: Mutex<State>,
     dirty: Arc<Mutex<Dirty>>,
     /// None: there is no instance to be had, and everything is polled.
@@ -155,7 +157,7 @@ impl Tree {
             filters,
             threads,
             watches_max,
-            refreshing: Mutex::new(()),
+            refreshing: Mutex::default(),
             state: Mutex::new(state),
             dirty,
             watch,

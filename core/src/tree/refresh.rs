@@ -52,7 +52,7 @@ impl Plan {
     fn look(&mut self, path: &[u8]) {
         let (dir, name) = split(path);
         let names = self.names.entry(dir.to_vec()).or_default();
-        names.insert(name.into(), Touched::at(Instant::now()));
+        names.entry(name.into()).or_insert_with(|| Touched::at(Instant::now()));
     }
 }
 
@@ -60,7 +60,7 @@ impl Tree {
     /// Blocks. True: the index is true as of the call. False: directories are being moved about faster than they are
     /// read. With `hold`, files that are being written stay as they are known, and dirty.
     pub fn refresh(&self, hold: bool) -> Result<bool, Trouble> {
-        let _one = lock(&self.refreshing);
+        let mut cursor = lock(&self.refreshing);
         if self.is_closed() {
             return Err(Trouble::Closed);
         }
@@ -74,6 +74,12 @@ impl Tree {
                 break;
             }
             let mut plan = self.plan(dirt, round == 0);
+            // With `hold` a file that differs may be one that is being written, whose event comes only now.
+            if round == 0 && !plan.everything && !hold {
+                for path in self.sweep(&root, &mut cursor) {
+                    plan.look(&path);
+                }
+            }
             if !hold {
                 plan.held.clear();
             }
