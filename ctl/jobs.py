@@ -67,7 +67,7 @@ def _verify(operands: list[str], values: argv.Values) -> int:
     values |= {"checksum": True, "itemize": True, "verify": True}
     if not repair:
         values["dry_run"] = True
-    return _run(control.Sync(_REQUEST, _targets(operands), **_options(values), whole=True), values)
+    return _run(control.Sync(_REQUEST, _targets(operands), **_options(values), whole=True, reread=True), values)
 
 
 def _targets(operands: list[str]) -> list[bytes]:

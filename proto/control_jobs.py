@@ -99,6 +99,8 @@ class Sync(NamedTuple):
     detach: bool = False
     compress: str | None = None
     whole: bool = False
+    reread: bool = False
+    """Trust nothing that is remembered of either end: with ``checksum``, every file is read again."""
 
     def validate(self) -> None:
         """Raise RemoteProtocolError when an invariant does not hold."""
@@ -106,6 +108,7 @@ class Sync(NamedTuple):
         for target in self.targets:
             check_path("targets", target, limits.ROOT_MAX)
         check_bool("whole", self.whole)
+        check_bool("reread", self.reread)
         _check_job(self)
 
 

@@ -73,6 +73,8 @@ class Options(NamedTuple):
     excludes: tuple[bytes, ...] = ()
     compress: str = "auto"
     """One of COMPRESS."""
+    reread: bool = False
+    """Nothing that is remembered of either root is trusted."""
 
 
 class Job(NamedTuple):

@@ -96,6 +96,8 @@ class Open(NamedTuple):
     on_conflict: str = "overwrite"
     origin: bytes = bytes(16)
     """A digest of the initiator's root: the responder tells by it whose baselines are whose."""
+    reread: bool = False
+    """Nothing that is remembered of either root is trusted."""
 
     def validate(self) -> None:
         """Raise RemoteProtocolError when an invariant does not hold."""
@@ -115,6 +117,7 @@ class Open(NamedTuple):
         check_choice("compress", self.compress, COMPRESS)
         check_choice("on_conflict", self.on_conflict, ON_CONFLICT)
         check_bool("scoped", self.scoped)
+        check_bool("reread", self.reread)
         check_bytes("origin", self.origin, 16, 16)
         check_list("baselines", self.baselines, limits.BASELINES_MAX)
         for baseline in self.baselines:

@@ -7,6 +7,7 @@ import stat
 from typing import TYPE_CHECKING, NamedTuple
 
 from agentd import _core
+from proto import control
 from proto.errors import SyncError
 from proto.job import Job, Location, Options, parse_location, shown
 from proto.looks import pack_looks
@@ -103,6 +104,7 @@ def _options(
     return Options(
         message.delete or delete, message.checksum, message.dry_run, message.itemize, message.owner, message.group,
         hard_links, message.force, message.profile, message.max_delete, excludes, message.compress or compress,
+        isinstance(message, control.Sync) and message.reread,
     )  # fmt: skip
 
 

@@ -170,6 +170,7 @@ class Initiator:
             compress="never" if far.host is None and options.compress == "auto" else options.compress,
             scoped=self._pushing and self._job.scope is not None,
             on_conflict=self._job.on_conflict,
+            reread=options.reread,
             origin=origin(root.path),
         )
 
@@ -231,7 +232,7 @@ class _Epoch:
     ) -> contextlib.AbstractAsyncContextManager[Memory]:
         pushing = opening.side == "receiver"
         return remembering(
-            self._shop.trees,
+            None if opening.reread else self._shop.trees,
             root,
             opening,
             side="sender" if pushing else "receiver",

@@ -81,7 +81,13 @@ async def _receive(shop: Workshop, served: Served, opening: Open) -> bool:
     async with (
         shop.writing(opening.session, root, holder, dry_run=opening.dry_run, peer=who.agent, scoped=opening.scoped),
         remembering(
-            shop.trees, root, opening, side="receiver", peer=who.agent, initiating=False, failed=failed
+            None if opening.reread else shop.trees,
+            root,
+            opening,
+            side="receiver",
+            peer=who.agent,
+            initiating=False,
+            failed=failed,
         ) as memory,
     ):
         baseline = memory.common(opening.baselines)
@@ -126,7 +132,13 @@ async def _send(shop: Workshop, served: Served, opening: Open) -> bool:
     meter = Meter() if opening.profile else None
     failed = partial(roots.source_error, path)
     async with remembering(
-        shop.trees, root, opening, side="sender", peer=who.agent, initiating=False, failed=failed
+        None if opening.reread else shop.trees,
+        root,
+        opening,
+        side="sender",
+        peer=who.agent,
+        initiating=False,
+        failed=failed,
     ) as memory:
         baseline = memory.common(opening.baselines)
         looks = await memory.changes_of_sender(baseline)

@@ -96,6 +96,8 @@ class Look(NamedTuple):
     """Whether parts of the tree have to be looked at again without an event."""
     held_s: float | None
     """Until the first file that is being written may be looked at."""
+    git: str | None
+    """What git does in it."""
 
 
 class Publish(Protocol):
@@ -262,12 +264,11 @@ class Watcher:
             if look.found is not None and not held:
                 self._enter("settling")
             if self._settle.due <= now:
-                why = await tree.call(partial(self._under_way, now - self._changed_at))
-                if why is None and not held:
+                if look.git is None and not held:
                     break
-                held = why is not None
-                if why is not None:
-                    self._enter("held", why)
+                held = look.git is not None
+                if look.git is not None:
+                    self._enter("held", look.git)
                 await trio.sleep(GIT_LOOK_S)
             elif self._hurry.is_set() or now >= self._retry_at:
                 break
@@ -295,14 +296,14 @@ class Watcher:
         """Look what changed since the last time.  Raises SyncError, or OSError, when that cannot be seen any more."""
         began, wakes = trio.current_time(), tree.wakes
         await tree.refresh(hold=True)
-        look = await tree.call(partial(self._examine, wakes))
+        look = await tree.call(partial(self._examine, wakes, trio.current_time()))
         self._looked_at = trio.current_time()
         self._look_s = self._looked_at - began
         if look.found is not None:
             self._changed_at = self._looked_at
         return look
 
-    def _examine(self, wakes: int, crate: CrateTree) -> Look:
+    def _examine(self, wakes: int, now: float, crate: CrateTree) -> Look:
         """What the tree knows now, in a thread."""
         tick = crate.tick()
         found = None
@@ -316,14 +317,13 @@ class Watcher:
                 gone = not all(os.path.lexists(os.path.join(self._root, path)) for path, _ in looks)
                 found = Found(frozenset(path for path, _ in looks), gone)
             self._seen = tick
-        return Look(wakes, found, crate.counters().get("unwatched", 0) > 0, crate.held())
+        quiet_s = 0.0 if found is not None else now - self._changed_at
+        git = self._git.under_way(time.time(), quiet_s)
+        return Look(wakes, found, crate.counters().get("unwatched", 0) > 0, crate.held(), git)
 
     def _mark(self, crate: CrateTree) -> None:
         """What is found from now on is new."""
         self._seen = crate.tick()
-
-    def _under_way(self, quiet_s: float, _: CrateTree) -> str | None:
-        return self._git.under_way(time.time(), quiet_s)
 
     def _enter(self, state: str, why: str | None = None, code: str | None = None) -> None:
         self.condition = self.condition._replace(state=state, why=why)

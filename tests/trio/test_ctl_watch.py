@@ -62,7 +62,7 @@ async def test_verify(tmp_path: Path) -> None:
         done = await cli.run("verify", "a")
         assert (done.returncode, done.stdout) == (0, b"both ends are the same\n")
         options = sessions.jobs[-1].options
-        assert (options.checksum, options.dry_run, options.itemize) == (True, True, True)
+        assert (options.checksum, options.dry_run, options.itemize, options.reread) == (True,) * 4
         sessions.reports.append(job.Items(b"<fc........ file\0"))
         done = await cli.run("verify", "a")
         assert (done.returncode, done.stdout) == (1, b"<fc........ file\nsomething differs, see above\n")

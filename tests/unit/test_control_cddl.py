@@ -51,7 +51,7 @@ ENV = dict.fromkeys(ENVIRONMENT, "x")
 FLAGS = (True,) * 9
 REQUESTS: list[Any] = [
     Run(0, b"/a", b"box:\xff"), Run((1 << 32) - 1, b"/a", b"b", ENV, *FLAGS, 7, [b"*.o"], 1, True),
-    Sync(1), Sync(1, [b"site", b"/x"], ENV, *FLAGS, 0, [b"a"], 5000, True, None, True), Flush(1),
+    Sync(1), Sync(1, [b"site", b"/x"], ENV, *FLAGS, 0, [b"a"], 5000, True, None, True, True), Flush(1),
     Flush(1, ["site"], ENV, 5000), Watch(1, "site"), Watch(1, "site", ENV, 7), Pause(1, "site"), Resume(1, "site"),
     Cancel(1, 2), Status(1), ListPairs(1),
     AddPair(1, "a", "/a", "b:c"), AddPair(1, "a", "/a", "b:c", True, ["x"], True, "stop"), RemovePair(1, "a"),
