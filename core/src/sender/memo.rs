@@ -10,6 +10,16 @@ use crate::tree::signatures::{Remembered, Signatures};
 /// Nobody asks for less than a smaller file.
 const SIZE_MIN: u64 = 16 << 10;
 
+/// The processor hashes so many bytes at once, sixteen chunks: shorter blocks take up to four times as long.
+const BLOCK_SWIFT: u64 = 16 << 10;
+
+/// The block length for a file of `size` bytes. Its signature is never sent, so its blocks may be longer than the wire
+/// would have them: up to a thousandth of the file, which is what an edit then costs.
+fn block_len(size: u64) -> u32 {
+    let swift = 1 << (size / 1024).clamp(1, BLOCK_SWIFT).ilog2();
+    signature::block_len(size).max(swift)
+}
+
 /// A signature in the making. Blocks that nothing is said of are holes: no content is found in them.
 pub struct Memo {
     signatures: Arc<Signatures>,
@@ -26,7 +36,7 @@ impl Memo {
         if meta.size < SIZE_MIN {
             return None;
         }
-        let block_len = signature::block_len(meta.size);
+        let block_len = block_len(meta.size);
         let blocks = signature::block_count(meta.size, block_len);
         if !signature::is_small(blocks, allocated) || !signatures.takes(blocks) {
             return None;
@@ -81,5 +91,24 @@ impl Memo {
             signature: Arc::new(signature),
         };
         self.signatures.put(&self.path, remembered);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_are_long_where_they_are_many() {
+        for (size, expected) in [
+            (16 << 10, 4 << 10),
+            (8 << 20, 8 << 10),
+            (16 << 20, 16 << 10),
+            (64 << 20, 16 << 10),
+            (1 << 30, 32 << 10),
+            (u64::MAX, signature::BLOCK_MAX),
+        ] {
+            assert_eq!(block_len(size), expected, "{size}");
+        }
     }
 }
