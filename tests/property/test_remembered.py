@@ -12,6 +12,7 @@ import pytest
 
 from agentd._core import PeerViolation, Tree
 from tests.helpers import sending
+from tests.helpers.agents import eventually
 from tests.helpers.joined import Outcome, sync
 from tests.helpers.payloads import DIRECTORY, Entry, Group, pack_list
 from tests.helpers.receiving import ROOT, receiving
@@ -250,8 +251,12 @@ def test_a_partial_is_continued_with_the_rest_of_what_is_remembered(pair: Pair) 
     content[MIB : 6 * MIB] = noise(5 * MIB, 9)
     pair.write(content)
 
+    def arrived() -> bool:
+        return any(path.stat().st_blocks * 512 >= 2 * MIB for path in pair.destination.glob(".*~"))
+
     def tear(number: int) -> None:
         if number == 4:
+            eventually("two pieces are there", arrived)
             raise TornError
 
     with pytest.raises(TornError):
