@@ -51,6 +51,10 @@ HELD_MIN_S = 0.002
 POLL_SHARE, POLL_MIN_S, POLL_MAX_S = 20.0, 2.0, 300.0
 """What cannot be watched is looked at so that it takes at most one part in so many of the time."""
 
+ROOT_LOOK_S = 5.0
+"""How often it is looked whether the root is where it was: of a directory above it that is moved, or of a mount that
+goes, no event tells."""
+
 PROBLEMS_TOLD = 10
 """Of one batch, in events."""
 
@@ -148,6 +152,7 @@ class Watcher:
         self._root = os.path.realpath(pair.source.path)
         self._settle = Settle()
         self._git = GitWork(self._root)
+        self._place: tuple[int, int] | None = None
         self._seen = 0
         self._changed_at = self._looked_at = self._look_s = 0.0
         self._retry_at = float("inf")
@@ -194,6 +199,7 @@ class Watcher:
             if tree is None:
                 await self._sync(first=True)
                 raise SyncError("source-unreadable", f"source {shown(self._root)} cannot be watched")
+            await tree.call(self._is_elsewhere)
             if known := not await tree.call(lambda crate: crate.is_new()):
                 await tree.refresh(hold=True)
                 await tree.call(self._mark)
@@ -288,9 +294,23 @@ class Watcher:
         with trio.move_on_at(until) as self._waiting:
             if settle.bursting:
                 await trio.sleep_forever()
-            await tree.wait_dirty(look.wakes)
+            await self._disturbed(tree, look.wakes)
         if not self._waiting.cancelled_caught:
             await trio.sleep_until(settle.first_look(trio.current_time()))
+
+    async def _disturbed(self, tree: Tree, wakes: int) -> None:
+        """Until there is an event, or the root is another one."""
+        while True:
+            with trio.move_on_after(ROOT_LOOK_S):
+                await tree.wait_dirty(wakes)
+                return
+            if await tree.call(self._is_elsewhere):
+                return
+
+    def _is_elsewhere(self, _: CrateTree) -> bool:
+        """Whether the root is not the directory that it was when this was asked before."""
+        before, self._place = self._place, _place(self._root)
+        return before != self._place
 
     async def _look(self, tree: Tree) -> Look:
         """Look what changed since the last time.  Raises SyncError, or OSError, when that cannot be seen any more."""
@@ -330,6 +350,15 @@ class Watcher:
         if state not in _NOT_TOLD and self._told != (state, why):
             self._told = state, why
             self._publish("watch", f"{state}: {why}" if why else state, pair=self.pair.name, code=code)
+
+
+def _place(root: bytes) -> tuple[int, int] | None:
+    """The directory that a path leads to: device and inode."""
+    try:
+        status = os.stat(root)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _collect(problems: list[tuple[bytes, str, int]], event: JobEvent) -> None:

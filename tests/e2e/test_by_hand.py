@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ from tests.helpers.oracle import differences
 from tests.helpers.pairs import Pair, pair_of
 from tests.helpers.sshd import SSHD
 from tests.helpers.trees import TreeBuilder
+from tests.helpers.trouble import within
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,6 +47,7 @@ def place() -> Iterator[Path]:
                 b"edited at both",
                 b"deleted",
                 b"linked",
+                b"linked later",
                 b"unlike",
                 b"way",
                 b"d/kept",
@@ -76,6 +79,8 @@ def by_hand(place: Path) -> None:
     (destination / "deleted").unlink()
     (destination / "created").write_bytes(b"by hand")
     (place / "elsewhere").write_bytes(b"by hand, through another name")
+    os.link(destination / "linked later", place / "elsewhere later")
+    (place / "elsewhere later").write_bytes(b"by hand, through a later name")
     (destination / "unlike").chmod(0o600)
     (destination / "way").unlink()
     (destination / "way").mkdir()
@@ -92,12 +97,19 @@ def content(root: Path) -> dict[str, bytes]:
     }
 
 
+def linked(hosts: Hosts) -> bool:
+    """Whether there is a link."""
+    return any(link["state"] == "up" for link in json.loads(hosts.here.ok("status", "--json"))["links"])
+
+
 def synced(hosts: Hosts, pair: Pair, *, stopped: bool) -> Result:
     """The next sync; ``stopped``: the agent there did not run while it was done."""
     if stopped:
         hosts.there.stop()
+        within(10, lambda: not linked(hosts), lambda: hosts.here.ok("status"))
     by_hand(pair.source.parent)
     ended = pair.sync()
+    assert ended.result, ended
     assert ended.result["stats"]["listed"] < FEW, ended
     return ended
 
@@ -126,15 +138,16 @@ def test_it_stops_what_it_is_about(hosts: Hosts, place: Path, stopped: bool) -> 
             assert there["edited"] == b"by hand"
             assert there["edited at both"] == b"by hand, here"
             assert there["linked"] == b"by hand, through another name"
+            assert there["linked later"] == b"by hand, through a later name"
             assert there["created"] == b"by hand"
             assert there["d/edited"] == b"by hand, and the source deletes it"
             assert there["way/inside"] == b"by hand"
             assert there["deleted"] == b"agreed: deleted"
             assert (pair.destination / "unlike").stat().st_mode & 0o777 == 0o600
             ended = pair.sync()
-        theirs = {"edited", "edited at both", "linked", "created", "d/edited", "way", "unlike"}
-        assert ended.result["problem_count"] == len(theirs)
-        for name in ("edited", "edited at both", "linked", "created", "d/edited", "unlike"):
+        theirs = ("edited", "edited at both", "linked", "linked later", "created", "d/edited", "unlike")
+        assert ended.result["problem_count"] == len((*theirs, "way"))
+        for name in theirs:
             (pair.destination / name).unlink()
         shutil.rmtree(pair.destination / "way")
         agree(pair)

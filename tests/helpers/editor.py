@@ -83,6 +83,16 @@ class Editor:
         """Sync pairs, or paths of them."""
         return self.ask("sync", targets=[os.fspath(target) for target in targets], **options)
 
+    def events(self) -> list[dict[str, Any]]:
+        """Those so far, of all that the agent still has.  The last thing to ask: more of them follow."""
+        self._id += 1
+        self._send({"t": "events", "id": self._id, "after": 0})
+        last = self._row()["seq"]
+        found: list[dict[str, Any]] = []
+        while not found or found[-1]["seq"] < last:
+            found.append(self._row())
+        return [row for row in found if row["t"] == "event"]
+
     def _send(self, message: dict[str, Any]) -> None:
         self._socket.sendall(json.dumps(message).encode() + b"\n")
 

@@ -12,7 +12,7 @@ import trio.testing
 from agentd.config import parse
 from agentd.watch.settle import BURST_MAX_S, FEW
 from agentd.watch.turns import Turns
-from agentd.watch.watcher import POLL_MIN_S, PROBLEMS_RETRY_S, Watcher
+from agentd.watch.watcher import POLL_MIN_S, PROBLEMS_RETRY_S, ROOT_LOOK_S, Watcher
 from agentd.watch.watchers import Watchers
 from proto.errors import SyncError
 from proto.job import JobEvent, Outcome, Problems
@@ -276,6 +276,19 @@ async def test_a_root_that_is_gone_pauses(
         bench.watchers.resume("site")
         await trio.sleep(1)
         assert bench.state == "up-to-date"
+
+
+async def test_a_root_that_no_event_tells_of_pauses(tmp_path: Path, autojump_clock: trio.testing.MockClock) -> None:
+    root = tmp_path / "above/root"
+    root.mkdir(parents=True)
+    async with open_bench(root) as bench:
+        await trio.sleep(60)
+        looks = bench.tree.refreshes
+        root.parent.rename(tmp_path / "elsewhere")
+        bench.tree.error = FileNotFoundError(2, "gone")
+        await trio.sleep(ROOT_LOOK_S + 0.1)
+        assert bench.state == "paused"
+        assert bench.tree.refreshes == looks
 
 
 async def test_problems_are_told_and_tried_again(tmp_path: Path, autojump_clock: trio.testing.MockClock) -> None:
