@@ -391,6 +391,12 @@ fn owners(uid: Option<u32>, gid: Option<u32>) -> (Option<Uid>, Option<Gid>) {
 /// Calls `each` with the name of every entry of `dir` but "." and "..", in the file system's order. `dir` must be a
 /// handle of its own: its position moves.
 pub fn each_name(dir: impl AsFd, mut each: impl FnMut(&[u8])) -> io::Result<()> {
+    each_entry(dir, |name, _| each(name))
+}
+
+/// The same, with whether it is a directory, where the file system says so by the way.
+pub fn each_entry(dir: impl AsFd, mut each: impl FnMut(&[u8], Option<bool>)) -> io::Result<()> {
+    let known = |kind: FileType| (kind != FileType::Unknown).then_some(kind == FileType::Directory);
     #[cfg(target_os = "linux")]
     {
         let mut space = [MaybeUninit::<u8>::uninit(); 32 << 10];
@@ -399,7 +405,7 @@ pub fn each_name(dir: impl AsFd, mut each: impl FnMut(&[u8])) -> io::Result<()> 
             let entry = entry?;
             let name = entry.file_name().to_bytes();
             if name != b"." && name != b".." {
-                each(name);
+                each(name, known(entry.file_type()));
             }
         }
     }
@@ -408,7 +414,7 @@ pub fn each_name(dir: impl AsFd, mut each: impl FnMut(&[u8])) -> io::Result<()> 
         let entry = entry?;
         let name = entry.file_name().to_bytes();
         if name != b"." && name != b".." {
-            each(name);
+            each(name, known(entry.file_type()));
         }
     }
     Ok(())

@@ -46,11 +46,12 @@ pub fn survey(shared: &Shared, dir: impl AsFd, name: &[u8], path: &[u8]) -> io::
             Root::from_fd(beneath::open_dir_at(&dir, name)?).open_dir(&below[1..])?
         };
         let mut names = Vec::new();
-        beneath::each_name(&fd, |n| names.push(n.to_vec()))?;
-        for n in names {
+        beneath::each_entry(&fd, |n, directory| names.push((n.to_vec(), directory)))?;
+        for (n, directory) in names {
             let inner = join(&here, &n);
-            let directory = match beneath::stat_at(&fd, &n) {
-                Ok(meta) => meta.kind == DIRECTORY,
+            let looked = directory.map_or_else(|| beneath::stat_at(&fd, &n).map(|m| m.kind == DIRECTORY), Ok);
+            let directory = match looked {
+                Ok(directory) => directory,
                 Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
                 Err(e) => return Err(e),
             };
