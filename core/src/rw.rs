@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use rustix::io::Errno;
 
 /// Bytes copied between two looks at whether to go on.
+#[cfg(target_os = "linux")]
 const STRETCH: usize = 16 << 20;
 /// Bytes copied at a time where the kernel does not copy.
 const BUFFER: usize = 256 << 10;
