@@ -15,6 +15,9 @@ import trio
 FLOOR = 256 << 10
 """Bytes that may always be under way: 0.2 s of 10 Mbit/s."""
 
+START = 1 << 20
+"""Until the link's rate is known: most links are not that slow, and what they are shows after a round trip."""
+
 STEP = 64 << 10
 """Bytes written at a time; and twice that much arrives between two GOTs."""
 
@@ -32,7 +35,7 @@ class Pace:
         self._rtt_s = rtt_s
         self._sent = 0
         self._got = 0
-        self._limit = float(FLOOR)
+        self._limit = float(START)
         self._rates: deque[float] = deque(maxlen=SAMPLES)
         self._since: tuple[float, int] | None = None
         self._room = trio.Event()
