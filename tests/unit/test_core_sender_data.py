@@ -97,6 +97,25 @@ def test_a_record_carries_the_attributes_of_the_read(tmp_path: Path) -> None:
         assert (record.mtime_s, record.mtime_ns) == (-1, 999_999_999)
 
 
+def test_a_file_that_was_just_emptied_is_waited_for(tmp_path: Path) -> None:
+    files = {name: tmp_path / os.fsdecode(name) for name in (b"saved", b"emptied", b"cleared")}
+    for path in files.values():
+        path.write_bytes(b"listed")
+    with Sending(tmp_path) as running:
+        running.list_all()
+        for path in files.values():
+            os.truncate(path, 0)
+        os.utime(files[b"emptied"], ns=(0, 0))
+        writer = threading.Timer(0.02, files[b"saved"].write_bytes, (b"saved",))
+        writer.start()
+        running.want(*files)
+        running.until_resolved(3)
+        writer.join()
+        records = by_entry(running)
+        sent = {name: content(records[running.find(name)]) for name in files}
+        assert sent == {b"saved": b"saved", b"emptied": b"", b"cleared": b""}
+
+
 def test_files_that_outgrew_or_fell_below_a_piece(tmp_path: Path) -> None:
     (tmp_path / "grown").write_bytes(b"small")
     (tmp_path / "shrunk").write_bytes(bytes(3 * MIB))

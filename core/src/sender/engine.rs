@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Instant;
@@ -74,6 +74,8 @@ pub struct Engine {
     pub source: Source,
     /// What is wanted and what was read.
     pub queue: Queue,
+    /// How often one may still wait for a file that was emptied a moment ago: see `read`.
+    pub patience: AtomicU32,
     /// What was done.
     pub counters: Counters,
     /// Where the time went.
@@ -133,6 +135,7 @@ impl Engine {
         Self {
             source,
             queue: Queue::new(settings.batch_max, data_window),
+            patience: AtomicU32::new(read::PATIENCE),
             counters: Counters::default(),
             listing: Listing::new(
                 flags,

@@ -4,6 +4,8 @@ use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::io::Errno;
 
@@ -16,6 +18,7 @@ use crate::piece;
 use crate::profile::Stage;
 use crate::record::{self, Record};
 use crate::signature;
+use crate::tree::REFILL;
 
 use super::basis::Known;
 use super::engine::Engine;
@@ -25,6 +28,11 @@ use super::queue::Batch;
 
 /// How often a file that changes while it is read is read.
 const TRIES: u32 = 3;
+
+/// A file that lost all its content a moment ago is looked at again after so long, until it is empty for good,
+const STEP: Duration = Duration::from_millis(10);
+/// but in one session so often only: two seconds.
+pub const PATIENCE: u32 = 200;
 
 const VANISHED: u8 = 1;
 const CHANGED: u8 = 2;
@@ -186,7 +194,7 @@ impl Filling<'_> {
     fn file(&mut self, index: u32) -> Result<(), Trouble> {
         let mut tries = 0;
         loop {
-            let (file, meta) = self.open(index)?;
+            let (file, meta) = self.refilled(index)?;
             let sparse = holes::may_have(&file, meta.size);
             let memo = self.memo(index, &file, &meta, sparse);
             if meta.size > piece::PIECE as u64 {
@@ -280,6 +288,37 @@ impl Filling<'_> {
         self.files += 1;
     }
 
+    /// Opens a file. Editors empty one before they write it anew: such a moment is waited out, or the far end would
+    /// have an empty file for as long as the next session takes.
+    fn refilled(&mut self, index: u32) -> Result<(OwnedFd, Meta), Trouble> {
+        loop {
+            let opened = self.open(index)?;
+            if opened.1.size > 0 || !is_young(&opened.1) || !self.had_content(index) || self.engine.is_stopped() {
+                return Ok(opened);
+            }
+            let left = |n: u32| n.checked_sub(1);
+            if self
+                .engine
+                .patience
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, left)
+                .is_err()
+            {
+                return Ok(opened);
+            }
+            self.flush(0);
+            std::thread::sleep(STEP);
+        }
+    }
+
+    /// Whether there was something in a file when it was listed, or last looked at.
+    fn had_content(&self, index: u32) -> bool {
+        let chunk = &self.batch.chunk;
+        let entry = chunk.entry(index);
+        let tree = self.engine.settings.tree.as_ref();
+        let known = || tree?.known_size(chunk.path(chunk.group_of(index)), entry.name);
+        entry.size > 0 || known().is_some_and(|size| size > 0)
+    }
+
     /// Opens a file; its directory is opened once for files of it in a row.
     fn open(&mut self, index: u32) -> Result<(OwnedFd, Meta), Trouble> {
         let chunk = &self.batch.chunk;
@@ -298,4 +337,11 @@ impl Filling<'_> {
             source.name_of(chunk.entry(index).name),
         )?)
     }
+}
+
+/// Whether a file was changed so short a time ago that whoever emptied it may still be about to write it.
+fn is_young(meta: &Meta) -> bool {
+    let changed = u64::try_from(meta.mtime_s).unwrap_or(0);
+    let changed = UNIX_EPOCH + Duration::new(changed, meta.mtime_ns.min(999_999_999));
+    SystemTime::now().duration_since(changed).is_ok_and(|age| age < REFILL)
 }

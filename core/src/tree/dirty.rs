@@ -16,7 +16,7 @@ const QUIET: Duration = Duration::from_secs(2);
 /// but not for longer than this: what is appended to for ever, a log, is to arrive too.
 const HELD_MAX: Duration = Duration::from_secs(10);
 /// A file that was emptied is expected to be filled again within this time.
-const REFILL: Duration = Duration::from_millis(300);
+pub const REFILL: Duration = Duration::from_millis(300);
 
 /// inotify's event bits, as the kernel defines them (linux/inotify.h).
 pub mod bits {

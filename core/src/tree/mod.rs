@@ -58,6 +58,7 @@ use crate::wake::Wake;
 use crate::walk;
 
 pub use dir::{DirId, Expected, Stat};
+pub use dirty::REFILL;
 pub use index::{Index, Listed, Seen};
 pub use python::PyTree;
 pub use save::LoadError;
@@ -233,6 +234,13 @@ impl Tree {
     /// See `Index::baselines`.
     pub fn baselines(&self, key: &[u8; 16]) -> Vec<([u8; 16], u64)> {
         lock(&self.state).index.baselines(key)
+    }
+
+    /// The size of a file in the directory `dir`, as it was when it was last looked at.
+    pub fn known_size(&self, dir: &[u8], name: &[u8]) -> Option<u64> {
+        let state = lock(&self.state);
+        let stat = state.index.get(state.index.find(dir)?, name)?;
+        (stat.kind == list::REGULAR).then_some(stat.size)
     }
 
     /// The content hash of a file in the directory `dir`, if it is known for just this state of it.
