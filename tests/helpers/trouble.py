@@ -13,7 +13,7 @@ import stat
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tests.helpers.hosts import Agent, Held, Hosts, our_files
+from tests.helpers.hosts import Agent, Held, Hosts, fd_targets, our_files
 from tests.helpers.sshd import Sshd, command_of, descendants
 from tests.helpers.trees import TreeBuilder, remove
 
@@ -106,12 +106,25 @@ def healthy(*agents: Agent) -> None:
         assert "Traceback" not in text, text[-4000:]
 
 
+STEADY_S = 0.05
+
+
 class Baseline:
     """What an agent held before; ``wait_back`` when it should hold no more."""
 
     def __init__(self, agent: Agent) -> None:
         self._pid = agent_pid(agent)
         self._before = Held(self._pid)
+        within(10, self._steady, lambda: vars(self._before))  # trees beyond their number may be closing
+
+    def _steady(self) -> bool:
+        time.sleep(STEADY_S)
+        before, self._before = self._before, Held(self._pid)
+        return (before.trees, before.fds, before.threads) == (
+            self._before.trees,
+            self._before.fds,
+            self._before.threads,
+        )
 
     def wait_back(self, *, fds: int = 0, threads: int = 2) -> None:
         """Threads of trio's cache may come and go."""
@@ -120,15 +133,7 @@ class Baseline:
             now = Held(self._pid)
             return now.fds <= self._before.fds + fds and now.threads <= self._before.threads + threads
 
-        within(5, back, lambda: (vars(Held(self._pid)), vars(self._before), sorted(_fd_targets(self._pid))))
-
-
-def _fd_targets(pid: int) -> list[str]:
-    found = []
-    for name in os.listdir(f"/proc/{pid}/fd"):
-        with contextlib.suppress(OSError):
-            found.append(os.readlink(f"/proc/{pid}/fd/{name}"))
-    return found
+        within(5, back, lambda: (vars(Held(self._pid)), vars(self._before), sorted(fd_targets(self._pid))))
 
 
 Content = dict[bytes, tuple[str, bytes]]
