@@ -299,7 +299,10 @@ class Tree:
         refreshes, looked (names and directories)."""
 
     def close(self) -> None:
-        """End the watch, and a refresh that is at work; idempotent.  Call it off the event loop."""
+        """End the watch, and a refresh that is at work; idempotent.  Call it off the event loop.
+
+        Its memory and handles go with it, or with the last engine that uses it; calls raise EngineClosed then.
+        """
 
 def unpack_problems_untrusted(payload: Buffer | bytes) -> list[tuple[bytes, str, int]]:
     """PROBLEMS as (path, code, errno) triples; a Buffer is left empty.

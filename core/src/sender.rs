@@ -111,7 +111,7 @@ impl Sender {
         if let Some(looks) = &looks {
             looks::each_untrusted(looks).map_err(PyValueError::new_err)?;
         }
-        let tree = tree.map(|tree| tree.tree());
+        let tree = tree.map(|tree| tree.tree()).transpose()?;
         let settings = Settings {
             walk: Options {
                 filter: Filter::new(&filters).map_err(|e| PyValueError::new_err(e.message()))?,

@@ -1,12 +1,13 @@
 //! The tree's face to Python: `_core.pyi`, `Tree`.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{IntoPyDict, PyDict};
 
 use super::{Tree, Trouble};
+use crate::beneath::lock;
 use crate::buffer::Buffer;
 use crate::wake::Wake;
 use crate::{EngineClosed, TreePaused};
@@ -17,13 +18,21 @@ const THREADS_MAX: usize = 64;
 /// See `_core.pyi`.
 #[pyclass(name = "Tree", module = "agentd._core", frozen)]
 pub struct PyTree {
-    tree: Arc<Tree>,
+    /// None: closed. Its memory and its handles go then, not when Python finds that nobody refers to this.
+    tree: Mutex<Option<Arc<Tree>>>,
 }
 
 impl PyTree {
     /// To share it with an engine.
-    pub fn tree(&self) -> Arc<Tree> {
-        Arc::clone(&self.tree)
+    pub fn tree(&self) -> PyResult<Arc<Tree>> {
+        Ok(lock(&self.tree).clone().ok_or(Trouble::Closed)?)
+    }
+
+    fn shut(&self) {
+        let tree = lock(&self.tree).take();
+        if let Some(tree) = tree {
+            tree.close();
+        }
     }
 }
 
@@ -54,57 +63,70 @@ impl PyTree {
         let wake = Wake::new(wake_fd);
         let tree = py.detach(|| Tree::new(root, &filters, index.as_deref(), threads, watches_max, wake));
         let tree = tree.map_err(|e| PyValueError::new_err(e.message()))?;
-        Ok(Self { tree: Arc::new(tree) })
+        Ok(Self {
+            tree: Mutex::new(Some(Arc::new(tree))),
+        })
     }
 
-    fn is_new(&self, py: Python<'_>) -> bool {
-        py.detach(|| self.tree.is_new())
+    fn is_new(&self, py: Python<'_>) -> PyResult<bool> {
+        let tree = self.tree()?;
+        Ok(py.detach(|| tree.is_new()))
     }
 
     #[pyo3(signature = (*, hold = false))]
     fn refresh(&self, py: Python<'_>, hold: bool) -> PyResult<bool> {
-        Ok(py.detach(|| self.tree.refresh(hold))?)
+        let tree = self.tree()?;
+        Ok(py.detach(|| tree.refresh(hold))?)
     }
 
-    fn tick(&self, py: Python<'_>) -> u64 {
-        py.detach(|| self.tree.tick())
+    fn tick(&self, py: Python<'_>) -> PyResult<u64> {
+        let tree = self.tree()?;
+        Ok(py.detach(|| tree.tick()))
     }
 
-    fn changes(&self, py: Python<'_>, since: u64, limit: usize) -> Option<Buffer> {
-        py.detach(|| self.tree.changes(since, limit)).map(Buffer::from_vec)
+    fn changes(&self, py: Python<'_>, since: u64, limit: usize) -> PyResult<Option<Buffer>> {
+        let tree = self.tree()?;
+        Ok(py.detach(|| tree.changes(since, limit)).map(Buffer::from_vec))
     }
 
-    fn commit(&self, py: Python<'_>, key: [u8; 16], id: [u8; 16], tick: u64) {
-        py.detach(|| self.tree.commit(key, id, tick));
+    fn commit(&self, py: Python<'_>, key: [u8; 16], id: [u8; 16], tick: u64) -> PyResult<()> {
+        let tree = self.tree()?;
+        py.detach(|| tree.commit(key, id, tick));
+        Ok(())
     }
 
-    fn baselines(&self, py: Python<'_>, key: [u8; 16]) -> Vec<([u8; 16], u64)> {
-        py.detach(|| self.tree.baselines(&key))
+    fn baselines(&self, py: Python<'_>, key: [u8; 16]) -> PyResult<Vec<([u8; 16], u64)>> {
+        let tree = self.tree()?;
+        Ok(py.detach(|| tree.baselines(&key)))
     }
 
     fn save(&self, py: Python<'_>, path: Vec<u8>) -> PyResult<()> {
-        Ok(py.detach(|| self.tree.save(&path))?)
+        let tree = self.tree()?;
+        Ok(py.detach(|| tree.save(&path))?)
     }
 
-    fn notice(&self, py: Python<'_>) -> String {
-        py.detach(|| self.tree.notice())
+    fn notice(&self, py: Python<'_>) -> PyResult<String> {
+        let tree = self.tree()?;
+        Ok(py.detach(|| tree.notice()))
     }
 
-    fn held(&self, py: Python<'_>) -> Option<f64> {
-        py.detach(|| self.tree.held()).map(|due| due.as_secs_f64())
+    fn held(&self, py: Python<'_>) -> PyResult<Option<f64>> {
+        let tree = self.tree()?;
+        Ok(py.detach(|| tree.held()).map(|due| due.as_secs_f64()))
     }
 
     fn counters<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        py.detach(|| self.tree.counters()).into_py_dict(py)
+        let tree = self.tree()?;
+        py.detach(|| tree.counters()).into_py_dict(py)
     }
 
     fn close(&self, py: Python<'_>) {
-        py.detach(|| self.tree.close());
+        py.detach(|| self.shut());
     }
 }
 
 impl Drop for PyTree {
     fn drop(&mut self) {
-        self.tree.close();
+        self.shut();
     }
 }
