@@ -48,6 +48,8 @@ class Link:
         self._answered = trio.Event()
         self._asleep_s = _suspended_s()
         self._error: SyncError | None = None
+        self._ending = False
+        """The agent there closed the control connection; it will be known in a moment why."""
         self._lost = trio.Event()
 
     @property
@@ -128,7 +130,7 @@ class Link:
             self._spares.clear()
 
     async def _open(self) -> Connection:
-        if self.is_lost:
+        if self.is_lost or self._ending:
             raise await self.wait_lost()
         stream = await self.transport.open_stream()
         connection = Connection(stream)
@@ -136,7 +138,10 @@ class Link:
             await greet(connection, self._identity())
         except ConnectionLost:
             _close_now(stream)
-            raise await self.transport.why_refused(first=self._control is None) from None
+            refused = await self.transport.why_refused(first=self._control is None)
+            if self._ending:
+                raise await self.wait_lost() from None
+            raise refused from None
         except trio.ClosedResourceError:
             raise await self.wait_lost() from None
         except RemoteProtocolError as e:
@@ -178,6 +183,7 @@ class Link:
         except RemoteProtocolError as e:
             self.lose(SyncError("protocol", f"{escape_text(self.host)}: its agent broke the protocol: {e}"))
         except (ConnectionLost, trio.ClosedResourceError):
+            self._ending = True
             with trio.move_on_after(0.5):
                 await self.transport.lost.wait()
                 self.lose(self.transport.why_lost())

@@ -68,6 +68,15 @@ class LinkRoute:
 
     async def connection(self) -> Connection:
         """A greeted one.  Raises SyncError."""
+        try:
+            return await self._connection()
+        except SyncError as e:
+            if e.code != "link-lost":
+                raise
+        # the one there was had ended, as with an agent that was stopped a moment ago
+        return await self._connection()
+
+    async def _connection(self) -> Connection:
         self._link = await self._links.link(self._host, self._environ)
         return await self._link.connection()
 

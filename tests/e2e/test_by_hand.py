@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -15,7 +14,6 @@ from tests.helpers.oracle import differences
 from tests.helpers.pairs import Pair, pair_of
 from tests.helpers.sshd import SSHD
 from tests.helpers.trees import TreeBuilder
-from tests.helpers.trouble import within
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -97,16 +95,10 @@ def content(root: Path) -> dict[str, bytes]:
     }
 
 
-def linked(hosts: Hosts) -> bool:
-    """Whether there is a link."""
-    return any(link["state"] == "up" for link in json.loads(hosts.here.ok("status", "--json"))["links"])
-
-
 def synced(hosts: Hosts, pair: Pair, *, stopped: bool) -> Result:
     """The next sync; ``stopped``: the agent there did not run while it was done."""
     if stopped:
         hosts.there.stop()
-        within(10, lambda: not linked(hosts), lambda: hosts.here.ok("status"))
     by_hand(pair.source.parent)
     ended = pair.sync()
     assert ended.result, ended
