@@ -301,7 +301,8 @@ class Tree:
     def close(self) -> None:
         """End the watch, and a refresh that is at work; idempotent.  Call it off the event loop.
 
-        Its memory and handles go with it, or with the last engine that uses it; calls raise EngineClosed then.
+        Its memory and handles go with it, or with the last engine that uses it; calls raise EngineClosed then,
+        and engines made with it do without.
         """
 
 def unpack_problems_untrusted(payload: Buffer | bytes) -> list[tuple[bytes, str, int]]:

@@ -111,7 +111,7 @@ impl Sender {
         if let Some(looks) = &looks {
             looks::each_untrusted(looks).map_err(PyValueError::new_err)?;
         }
-        let tree = tree.map(|tree| tree.tree()).transpose()?;
+        let tree = tree.and_then(|tree| tree.tree().ok()); // a closed one is none
         let settings = Settings {
             walk: Options {
                 filter: Filter::new(&filters).map_err(|e| PyValueError::new_err(e.message()))?,

@@ -96,7 +96,7 @@ impl Receiver {
             on_conflict: OnConflict::new(on_conflict).ok_or_else(|| PyValueError::new_err("on_conflict"))?,
             since,
         };
-        let tree = tree.map(|tree| tree.tree()).transpose()?;
+        let tree = tree.and_then(|tree| tree.tree().ok()); // a closed one is none
         let threads = threads.clamp(1, THREADS_MAX);
         let out = Outbox::new(Wake::new(wake_fd), list_window, data_window);
         py.detach(|| {
