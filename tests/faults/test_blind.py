@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.helpers.churn import Churn
 from tests.helpers.editor import Editor
 from tests.helpers.hosts import Hosts, short_directory, this_account, two_hosts
 from tests.helpers.pairs import Pair, pair_of
 from tests.helpers.sshd import SSHD
 from tests.helpers.trees import TreeBuilder, remove
-from tests.helpers.trouble import agent_pid, contents, healthy, strike
+from tests.helpers.trouble import agent_pid, contents, healthy, seeds, strike
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -129,6 +130,20 @@ def test_no_more_directories_can_be_watched(short_of_watches: Hosts, place: Path
         with Editor(hosts.here) as editor:
             said = [event["text"] for event in editor.events() if event.get("pair") == pair.name]
         assert any("fs.inotify.max_user_watches" in text for text in said), said
+    healthy(hosts.here, hosts.there)
+
+
+@pytest.mark.parametrize("seed", seeds(1))
+def test_churn_where_little_is_watched(short_of_watches: Hosts, place: Path, seed: int) -> None:
+    hosts = short_of_watches
+    for number in range(WATCHES):
+        (place / f"source/dir{number}").mkdir()
+    with pair_of(hosts.here, place, "--mirror", "--watch") as pair:
+        churn = Churn(pair.source, seed)
+        for _ in range(4):
+            churn.run(200, pause_s=0.05)
+            pair.flush()
+            pair.same()
     healthy(hosts.here, hosts.there)
 
 

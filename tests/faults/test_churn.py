@@ -80,6 +80,24 @@ def test_churn(hosts: Hosts, pair: Pair, seed: int) -> None:
     healthy(hosts.here, hosts.there)
 
 
+@pytest.mark.parametrize("seed", seeds(1))
+def test_churn_at_both_ends(hosts: Hosts, seed: int) -> None:
+    """What somebody did to the destination is undone by the next sync."""
+    with short_directory() as place:
+        with TreeBuilder(place / "source", 1) as tree:
+            tree.populate(100, 20)
+        with pair_of(hosts.here, place, "--mirror") as pair:
+            assert pair.sync().status == 0
+            churn, there = Churn(pair.source, seed), Churn(pair.destination, seed + 1, place / "there")
+            for _ in range(2 * ROUNDS):
+                churn.run(20)
+                there.run(60)
+                ended = pair.sync()
+                assert ended.status == 0, f"seed {seed}: {ended}"
+                pair.same()
+    healthy(hosts.here, hosts.there)
+
+
 @pytest.mark.parametrize("seed", seeds(2))
 def test_churn_and_agents_that_are_killed(hosts: Hosts, pair: Pair, seed: int) -> None:
     """Each comes back by itself, or by the next command, and knows what it does not know."""

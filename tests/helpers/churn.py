@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import time
+from contextlib import suppress
 from stat import S_IMODE
 from typing import TYPE_CHECKING
 
@@ -22,10 +23,10 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Churn:
-    """Random operations below ``root``, and between it and a directory beside it."""
+    """Random operations below ``root``, and between it and a directory outside: one beside it, unless it is given."""
 
-    def __init__(self, root: Path, seed: int) -> None:
-        self.root, self.outside = root, root.parent / "outside"
+    def __init__(self, root: Path, seed: int, outside: Path | None = None) -> None:
+        self.root, self.outside = root, outside or root.parent / "outside"
         self.outside.mkdir(exist_ok=True)
         self.random = random.Random(seed)
         self.count = 0
@@ -41,7 +42,8 @@ class Churn:
     def step(self) -> None:
         """One operation, or none: an odd pair of random paths, a directory into itself, cannot be moved."""
         if self._steps % LIST_EVERY == 0:
-            self._listed = sorted(self.root.rglob("*"))
+            with suppress(FileNotFoundError):  # somebody else may be at work there, too
+                self._listed = sorted(self.root.rglob("*"))
         self._steps += 1
         try:
             self.random.choice(self._operations)()
