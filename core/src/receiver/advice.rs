@@ -9,7 +9,7 @@ use super::dirs::Dir;
 use super::entries::At;
 use crate::beneath::{Meta, lock, split};
 use crate::list::{self, Chunk, Entry, GONE, Group, REGULAR};
-use crate::tree::{Expected, Tree};
+use crate::tree::{Expected, Rest, Tree};
 
 impl From<&Entry<'_>> for Expected {
     fn from(entry: &Entry<'_>) -> Self {
@@ -59,9 +59,13 @@ impl Generator<'_> {
             let entry = chunk.entry(i);
             (entry.kind != GONE).then(|| (entry.name, Expected::from(&entry)))
         });
-        let whole = list::FIRST | list::LAST;
-        let complete = group.flags == whole && dir.complete && dir.unlisted.is_empty();
-        tree.expect_group(&dir.path, &mut entries, complete);
+        let whole = group.flags == list::FIRST | list::LAST && dir.complete && dir.unlisted.is_empty();
+        let rest = match (self.shared.options.delete, whole) {
+            (false, _) => Rest::Unsaid,
+            (true, false) => Rest::Told,
+            (true, true) => Rest::Gone,
+        };
+        tree.expect_group(&dir.path, &mut entries, rest);
     }
 
     /// A path of which the tree is to expect nothing, once the chunk was compared.

@@ -11,7 +11,7 @@ use super::outbox::add;
 use super::{Shared, problem};
 use crate::beneath::{self, split};
 use crate::list::{COMPONENT_MAX, DIRECTORY, GONE};
-use crate::tree::Expected;
+use crate::tree::{Expected, Rest};
 
 const MARK: &[u8] = b".conflict-";
 /// Names that are tried for what is kept, all of one second.
@@ -142,7 +142,7 @@ fn left(shared: &Shared, path: &[u8], copy: bool) {
             size: meta.size,
             mtime: (meta.mtime_s, meta.mtime_ns),
         };
-        tree.expect_group(dir, &mut std::iter::once((name, expected)), false);
+        tree.expect_group(dir, &mut std::iter::once((name, expected)), Rest::Unsaid);
     }
 }
 
@@ -155,7 +155,7 @@ pub fn tell_gone(shared: &Shared, dir: &[u8], names: &[&[u8]]) {
         mtime: (0, 0),
     };
     if let (Some(tree), false) = (shared.told(), names.is_empty()) {
-        tree.expect_group(dir, &mut names.iter().map(|name| (*name, gone)), false);
+        tree.expect_group(dir, &mut names.iter().map(|name| (*name, gone)), Rest::Unsaid);
     }
 }
 

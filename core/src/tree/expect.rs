@@ -12,9 +12,19 @@ use crate::list::{DIRECTORY, GONE, OTHER, UNREADABLE};
 /// Distrusted paths that are kept apart; beyond, their parents are distrusted with all below.
 const DISTRUSTED_MAX: usize = 10_000;
 
+/// What is said of the names that a list does not name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rest {
+    /// Nothing: what else the directory holds was agreed to be there.
+    Unsaid,
+    /// Those that are to go are told one by one; what else is found is news, in a directory that was never read too.
+    Told,
+    /// They are to be gone.
+    Gone,
+}
+
 impl Index {
-    /// What entries of one directory are to become; directories on the way are made. `complete_deleting`: names not
-    /// among them are to be gone. An entry with the kind GONE is to be gone; one without a name, in the root, is the
+    /// What entries of one directory are to become; directories on the way are made. An entry with the kind GONE is to be gone; one without a name, in the root, is the
     /// root itself; OTHER and UNREADABLE are only mentioned. Returns directories that vanished.
     ///
     /// An entry that is known to be like that already, to the file system's time granule (ns), stays verified.
@@ -22,7 +32,7 @@ impl Index {
         &mut self,
         dir: &[u8],
         entries: &mut dyn Iterator<Item = (&[u8], Expected)>,
-        complete_deleting: bool,
+        rest: Rest,
         granule: u32,
     ) -> Vec<DirId> {
         let mut gone = Vec::new();
@@ -57,15 +67,28 @@ impl Index {
             while listed.next_if(|e| e.0 < name).is_some() {}
             match listed.next_if(|e| e.0 == name) {
                 Some((_, to)) => self.expect_at(id, at, to, granule, &mut gone),
-                None if complete_deleting => self.expect_at(id, at, &GONE_NOW, granule, &mut gone),
+                None if rest == Rest::Gone => self.expect_at(id, at, &GONE_NOW, granule, &mut gone),
                 None => {}
             }
         }
-        if let Some(known) = self.dir_mut(id).filter(|_| complete_deleting) {
-            known.whole = true;
+        if rest != Rest::Unsaid {
+            self.close_dir(id, &entries);
         }
         self.tidy(id);
         gone
+    }
+
+    /// What is found in the directory beyond the known is news from now on, and so it is in directories among `entries`.
+    fn close_dir(&mut self, id: DirId, entries: &[(&[u8], Expected)]) {
+        for (name, _) in entries.iter().filter(|e| e.1.kind == DIRECTORY) {
+            let child = self.dir(id).and_then(|d| d.get(name)?.child());
+            if let Some(child) = child.and_then(|child| self.dir_mut(child)) {
+                child.whole = true;
+            }
+        }
+        if let Some(known) = self.dir_mut(id) {
+            known.whole = true;
+        }
     }
 
     /// A path is to be gone. Returns directories that vanished.

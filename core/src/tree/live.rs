@@ -439,7 +439,11 @@ fn expectations_that_are_met_are_no_change() {
             size: if meta.is_dir() { 0 } else { meta.size() },
             mtime: (meta.mtime(), meta.mtime_nsec() as u32),
         };
-        tree.expect_group(dir.as_bytes(), &mut [(name.as_bytes(), expected)].into_iter(), false);
+        tree.expect_group(
+            dir.as_bytes(),
+            &mut [(name.as_bytes(), expected)].into_iter(),
+            Rest::Unsaid,
+        );
     };
     place.write("a/g", "written by us");
     place.write("new/deep/h", "written by us");
@@ -464,7 +468,7 @@ fn expectations_that_are_met_are_no_change() {
         size: 7,
         mtime: (1, 0),
     };
-    tree.expect_group(b"a", &mut [(&b"f"[..], never)].into_iter(), false);
+    tree.expect_group(b"a", &mut [(&b"f"[..], never)].into_iter(), Rest::Unsaid);
     let agreed = tree.tick();
     check(&tree, &place);
     assert_eq!(changed(&tree, agreed), [("a/f".to_owned(), false)]);

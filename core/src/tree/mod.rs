@@ -59,6 +59,7 @@ use crate::walk;
 
 pub use dir::{DirId, Expected, Stat};
 pub use dirty::REFILL;
+pub use expect::Rest;
 pub use index::{Index, Listed, Seen};
 pub use python::PyTree;
 pub use save::LoadError;
@@ -202,15 +203,10 @@ impl Tree {
     }
 
     /// See `Index::expect`.
-    pub fn expect_group(
-        &self,
-        dir: &[u8],
-        entries: &mut dyn Iterator<Item = (&[u8], Expected)>,
-        complete_deleting: bool,
-    ) {
+    pub fn expect_group(&self, dir: &[u8], entries: &mut dyn Iterator<Item = (&[u8], Expected)>, rest: Rest) {
         let mut state = lock(&self.state);
         let granule = state.granule;
-        let gone = state.index.expect(dir, entries, complete_deleting, granule);
+        let gone = state.index.expect(dir, entries, rest, granule);
         state.forget(&gone, self.watch.as_ref());
     }
 

@@ -239,7 +239,8 @@ impl World {
             mtime: stat.mtime,
         };
         let mut told = entries.iter().map(|(name, stat)| (&name[..], expected(stat)));
-        self.index.expect(&dir, &mut told, deleting, 1);
+        let rest = if deleting { Rest::Gone } else { Rest::Unsaid };
+        self.index.expect(&dir, &mut told, rest, 1);
         let fails = self.rng.below(3) == 0;
         let strange: Vec<_> = self.names(&dir).into_iter().map(|e| e.0.to_vec()).collect();
         let gone = strange

@@ -146,7 +146,7 @@ mod tests {
             size: 0,
             mtime: (0, 0),
         };
-        index.expect(b"", &mut [(&b"a"[..], gone)].into_iter(), false, 1);
+        index.expect(b"", &mut [(&b"a"[..], gone)].into_iter(), crate::tree::Rest::Unsaid, 1);
         assert_eq!(seen(&index, since), [], "not before a look has shown it");
         index.look(Index::ROOT, b"a", None, 1);
         assert_eq!(seen(&index, since), [(8, "a".into(), 8)]);

@@ -157,8 +157,8 @@ fn what_is_as_expected_is_news_to_others_only() {
     let since = index.tick();
     let (f, new) = (file(0, 9), directory(0));
     let entries: [(&[u8], Expected); 2] = [(b"f", expected(&f)), (b"n", expected(&new))];
-    index.expect(b"", &mut entries.into_iter(), false, 1);
-    index.expect(b"n", &mut [(&b"x"[..], expected(&f))].into_iter(), true, 1);
+    index.expect(b"", &mut entries.into_iter(), Rest::Unsaid, 1);
+    index.expect(b"n", &mut [(&b"x"[..], expected(&f))].into_iter(), Rest::Gone, 1);
     let agreed = index.tick();
     assert_eq!(looks(&index, since), some(&[("f", false), ("n", true)]));
     let n = index.find(b"n").expect("expected");
@@ -193,7 +193,7 @@ fn what_is_distrusted_is_a_look_until_it_is_expected() {
     index.distrust(b"f", false);
     assert_eq!(looks(&index, now), some(&[("d/e", true), ("f", false)]));
     let f = expected(&file(2, 7));
-    index.expect(b"", &mut [(&b"f"[..], f)].into_iter(), false, 1);
+    index.expect(b"", &mut [(&b"f"[..], f)].into_iter(), Rest::Unsaid, 1);
     assert_eq!(looks(&index, now), some(&[("d/e", true)]));
     let d = index.find(b"d").expect("known");
     index.look(d, b"e", None, 1);
@@ -317,4 +317,33 @@ fn an_entry_takes_about_eighty_bytes() {
     let bytes = saved(&index);
     let (again, _) = Index::load(&bytes).expect("what was saved");
     assert!(again.bytes() / again.entries() <= per);
+}
+
+#[test]
+fn what_is_found_beyond_a_list_that_deletes_is_news_in_a_directory_that_was_never_read() {
+    let known = file(3, 1);
+    let made = expected(&directory(2));
+    for (rest, news) in [(Rest::Unsaid, 0), (Rest::Told, 3), (Rest::Gone, 3)] {
+        let mut index = Index::new();
+        index.expect(b"", &mut [(&b"d"[..], made), (&b"e"[..], made)].into_iter(), rest, 1);
+        index.expect(b"d", &mut [(&b"f"[..], expected(&known))].into_iter(), rest, 1);
+        let agreed = index.tick();
+        for (dir, inode) in [(&b""[..], 0), (b"d", 2), (b"e", 4)] {
+            let id = index.find(dir).expect("expected");
+            let mut found = vec![(Box::from(&b"extra"[..]), file(9 + inode, 1))];
+            match dir {
+                b"" => {
+                    found.push((Box::from(&b"d"[..]), directory(2)));
+                    found.push((Box::from(&b"e"[..]), directory(4)));
+                }
+                b"d" => found.push((Box::from(&b"f"[..]), known)),
+                _ => {}
+            }
+            index.listed(id, &mut found, 1);
+        }
+        let looks = index.changes(agreed, 1 << 20).expect("few changes");
+        let names = each_untrusted(&looks).expect("our own looks");
+        let extra = names.iter().filter(|look| look.path.ends_with(b"extra")).count();
+        assert_eq!(extra, news, "{rest:?}");
+    }
 }
