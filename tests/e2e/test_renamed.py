@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from tests.helpers.hosts import Hosts
 
-DIRECTORIES, EACH = 20, 500
+DIRECTORIES, EACH = 20, 100
 
 
 @pytest.mark.parametrize("pulling", [False, True], ids=["push", "pull"])

@@ -44,6 +44,7 @@ class Pair:
         self.here.ok("flush", self.name)
         assert not (self.there / excluded).exists()
         shutil.rmtree(self.source / excluded)
+        self.here.ok("flush", self.name)  # what it was in has another time now
         assert_same(self.source, self.there)
 
     @contextlib.contextmanager
