@@ -107,6 +107,11 @@ class Connection:
         self._deadline = None
         return from_head_untrusted(messages, frame.head), frame.payload
 
+    @property
+    def ahead(self) -> int:
+        """Bytes that came together with the last message, and are of the next ones."""
+        return self._reader.ahead
+
     async def _fill(self) -> None:
         """Wait for some bytes.  A frame that was begun gets a deadline, and more time for each byte that comes."""
         timed, stage = self.timed, "socket" if self._reader.mid_frame else "wait"

@@ -66,6 +66,11 @@ class FrameReader:
         """Whether a frame was begun and has not ended: the end of the stream now is a truncated frame."""
         return self._start != self._end or self._payload is not None
 
+    @property
+    def ahead(self) -> int:
+        """Bytes behind the last frame that was taken, when none has been begun since."""
+        return self._end - self._start
+
     def get_buffer(self) -> memoryview:
         """Where the next bytes go; never empty."""
         if self._view is not None:

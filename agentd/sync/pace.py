@@ -49,7 +49,6 @@ class Pace:
     async def wait(self, count: int) -> None:
         """Until ``count`` bytes more may be written; they are taken for sent."""
         while self.under_way > self._limit and not self._stopped:
-            self._room = trio.Event()
             await self._room.wait()
         self._sent += count
 
@@ -63,7 +62,9 @@ class Pace:
             self._rates.append((self._got - self._since[1]) / (now - self._since[0]))
             self._since = now, self._got
             self._limit = max(FLOOR, GAIN * self._rtt_s * max(self._rates))
+        # One event for all connections that wait: each looks again.
         self._room.set()
+        self._room = trio.Event()
 
     def stop(self) -> None:
         """The session is over: what was begun goes out."""

@@ -155,7 +155,10 @@ class Pump:
     def _metered(self, connection: Connection) -> Iterator[None]:
         connection.timed = None if self.endpoint.meter is None else self._timed
         connection.pace = None if self._pace is None else self._pace.wait
-        connection.arrived = None if self._arrivals is None else self._arrived
+        if self._arrivals is not None:
+            connection.arrived = self._arrived
+            # What came in one piece with OPEN, OPENED or JOIN counts too: its sender waits to hear of every byte.
+            self._arrived(connection.ahead)
         try:
             yield
         finally:

@@ -11,7 +11,7 @@ from bench import wan
 from tests.helpers.agents import eventually
 from tests.helpers.hosts import short_directory, this_account, two_hosts
 from tests.helpers.oracle import assert_same
-from tests.helpers.pushes import pull, push, result, rows
+from tests.helpers.pushes import link_rtt_us, pull, push, result
 from tests.helpers.sshd import SSHD, Sshd
 from tests.helpers.trees import TreeBuilder
 
@@ -126,16 +126,9 @@ def distant() -> Iterator[Hosts]:
         with wan.between(hosts.sshd, wan.Wan(40, 200), directory):
             (directory / "warm").mkdir()
             push(hosts, directory / "warm", directory / "up")
-            eventually("the link is measured", lambda: (_rtt_us(hosts) or 0) > 10_000)
+            eventually("the link is measured", lambda: (link_rtt_us(hosts) or 0) > 10_000)
             yield hosts
             hosts.stop()
-
-
-def _rtt_us(hosts: Hosts) -> int | None:
-    links = [row for row in rows(hosts.here.ok("status", "--json"))[0]["links"] if row["host"] == "box"]
-    found = links[0].get("rtt_us") if links else None
-    assert found is None or isinstance(found, int)
-    return found
 
 
 def test_a_long_link_is_packed_for_from_the_first_byte(distant: Hosts, tmp_path: Path) -> None:

@@ -46,3 +46,11 @@ def rows(printed: str) -> list[dict[str, Any]]:
 def result(printed: str) -> dict[str, Any]:
     """The result in what --json printed."""
     return next(row for row in rows(printed) if row["t"] == "result")
+
+
+def link_rtt_us(hosts: Hosts) -> int | None:
+    """How long the link to ``box`` is, once that was measured."""
+    links = [row for row in rows(hosts.here.ok("status", "--json"))[0]["links"] if row["host"] == "box"]
+    found = links[0].get("rtt_us") if links else None
+    assert found is None or isinstance(found, int)
+    return found

@@ -77,3 +77,17 @@ def test_what_never_was_sent_has_not_arrived() -> None:
     assert arrivals.add(1)
     assert arrivals.take() == GOT_EVERY
     assert arrivals.take() is None
+
+
+async def test_all_connections_that_wait_hear_of_what_arrived() -> None:
+    pace = Pace(RTT_S)
+    await pace.wait(START + 1)
+    async with trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(pace.wait, STEP)
+        await trio.testing.wait_all_tasks_blocked()
+        assert pace.under_way == START + 1
+        pace.got(START + 1, 0.0)
+        await trio.testing.wait_all_tasks_blocked()
+        assert pace.under_way == 3 * STEP
+        pace.stop()

@@ -220,3 +220,14 @@ async def test_bad_frames_are_the_peers_fault() -> None:
         await there.send_all(raw)
         with pytest.raises(RemoteProtocolError):
             await Connection(here).receive()
+
+
+async def test_what_came_with_a_message_is_known_to_be_ahead() -> None:
+    here, there = memory_pair()
+    connection = Connection(there)
+    one, two = (encode_frame(to_head(Ping(n)), 0) for n in (1, 2))
+    await here.send_all(one + two + two[:5])
+    assert (await connection.receive())[0] == Ping(1)
+    assert connection.ahead == len(two) + 5
+    assert (await connection.receive())[0] == Ping(2)
+    assert connection.ahead == 5
