@@ -290,6 +290,7 @@ impl Tree {
     }
 
     fn walk(&self, root: &Root, starts: Vec<Start>, held: Held) -> Found {
+        let starts = apart(starts);
         let scan = Scan::new(self, held, false);
         let profile = Profile::new(false);
         let walk = Walk::at(starts, root, &self.options, &scan, &profile, &self.closed);
@@ -386,5 +387,62 @@ impl Tree {
             lock(&self.dirty).put_back(wd, back);
         }
         moved
+    }
+}
+
+/// Each directory once: two walkers in one would take each other's names.
+fn apart(starts: Vec<Start>) -> Vec<Start> {
+    let mut known: BTreeMap<Vec<u8>, bool> = BTreeMap::new();
+    for start in starts {
+        *known.entry(start.path).or_default() |= start.deep;
+    }
+    let covered = |path: &[u8]| {
+        let mut above = path;
+        while !above.is_empty() {
+            above = split(above).0;
+            if known.get(above) == Some(&true) {
+                return true;
+            }
+        }
+        false
+    };
+    let roots = known.iter().filter(|(path, _)| !covered(path));
+    roots
+        .map(|(path, &deep)| Start {
+            path: path.clone(),
+            deep,
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_directory_is_read_by_two_walkers() {
+        let start = |path: &str, deep| Start {
+            path: path.into(),
+            deep,
+        };
+        let starts = vec![
+            start("d", false),
+            start("e/f/g", true),
+            start("d", true),
+            start("e", false),
+            start("d/x/y", false),
+            start("dx", false),
+        ];
+        let found: Vec<_> = apart(starts).into_iter().map(|s| (s.path, s.deep)).collect();
+        let path = |path: &str, deep| (path.as_bytes().to_vec(), deep);
+        assert_eq!(
+            found,
+            [
+                path("d", true),
+                path("dx", false),
+                path("e", false),
+                path("e/f/g", true)
+            ]
+        );
     }
 }
