@@ -18,11 +18,26 @@ from tests.helpers.hosts import (
     this_account,
     two_hosts,
 )
+from tests.helpers.matrix import CASES, fault_table
 from tests.helpers.sshd import SSHD
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``pytest --fault-table`` lists the cases of the fault matrix with their tests, and runs nothing."""
+    parser.addoption("--fault-table", action="store_true", help="list the fault matrix: case, tests; run nothing")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Every number of a marker is one of the matrix."""
+    table = fault_table(items)
+    if config.option.fault_table:
+        for case in CASES:
+            print(case, *table.get(case, ["-"]))
+        items.clear()
 
 
 @pytest.fixture(scope="session")
