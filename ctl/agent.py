@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING
 
 from ctl.client import connect, socket_paths
 from proto import limits
@@ -12,6 +11,7 @@ from proto.control_agent import Stop
 from proto.control_ends import Error
 from proto.errors import EXIT_DONE, SyncError
 from proto.hello import Hello
+from proto.record import TYPE_CHECKING
 from proto.version import VERSION
 
 if TYPE_CHECKING:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
 
 from proto.errors import SyncError
+from proto.record import TYPE_CHECKING
 from proto.text import shown
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from proto.job import Location
 
-Values = dict[str, Any]
-"""Options by their names, ``-`` as ``_``: True (False of a ``no-``), a text, a number, or a list of bytes."""
+    Values = dict[str, Any]
+    """Options by their names, ``-`` as ``_``: True (False of a ``no-``), a text, a number, or a list of bytes."""
 
 JOB_OPTIONS = {
     "delete": "flag", "checksum": "flag", "dry-run": "flag", "itemize": "flag", "stats": "flag", "profile": "flag",

@@ -6,7 +6,6 @@ import os
 import sys
 from _socket import AF_UNIX, MSG_NOSIGNAL, SOCK_STREAM, socket  # the socket module costs 7 ms, for its enums
 from time import monotonic
-from typing import TYPE_CHECKING, Any
 
 from proto import limits
 from proto.control_ends import End, Error
@@ -14,10 +13,13 @@ from proto.errors import ProtocolError, SyncError
 from proto.frame import FrameReader, encode_frame
 from proto.hello import Hello, agree
 from proto.peercred import peer_uid, trusted
+from proto.record import TYPE_CHECKING
 from proto.schema import from_head_untrusted, registry, to_head
 from proto.version import VERSION
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from proto.schema import Message, Registry
 
 ANSWER_S = 20.0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from os import fsencode, get_terminal_size
 from time import monotonic
-from typing import TYPE_CHECKING, Any
 
 from ctl import argv, render
 from ctl.client import connect, environment
@@ -13,9 +12,12 @@ from proto import control_jobs as control
 from proto.control_ends import End, Error
 from proto.errors import EXIT_DONE, EXIT_PROBLEMS, SyncError
 from proto.job import format_location
+from proto.record import TYPE_CHECKING
 from proto.text import escape_text, shown
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from ctl.client import Client
 
 EXIT_INTERRUPTED = 130

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING
 
 from ctl import argv
 from proto.errors import EXIT_DONE, SyncError
+from proto.record import TYPE_CHECKING
 from proto.text import escape_text
 
 if TYPE_CHECKING:

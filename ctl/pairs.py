@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 import time
-from typing import Any
 
 from ctl import argv
 from ctl.client import connect, environment
@@ -16,7 +15,11 @@ from proto.control_state import ListPairs, PairInfo
 from proto.control_watch import Pause, Resume, Watch
 from proto.errors import EXIT_DONE, SyncError
 from proto.job import format_location
+from proto.record import TYPE_CHECKING
 from proto.text import escape_text, shown
+
+if TYPE_CHECKING:
+    from typing import Any
 
 _ID = 1
 _SILENCE_S = 60.0

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from os import strerror
-from typing import TYPE_CHECKING
 
+from proto.record import TYPE_CHECKING
 from proto.text import shown
 
 if TYPE_CHECKING:

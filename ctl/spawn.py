@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import select
 from time import monotonic
-from typing import TYPE_CHECKING, NoReturn
 
 from ctl.command import agent_command
 from proto.errors import SyncError
+from proto.record import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import NoReturn
 
 _READY_S = 20.0
 """A cold disk on a slow machine; the usual start takes a quarter of a second."""

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
 
 from ctl import render
 from ctl.client import connect
 from proto import control_state as control
 from proto.control_ends import End, Error
 from proto.errors import EXIT_DONE, SyncError
+from proto.record import TYPE_CHECKING
 from proto.text import escape_text, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from ctl import argv
 

@@ -1,15 +1,15 @@
 """The messages of the control socket that ask for a job, and that tell how it goes."""
 
-# annotations are evaluated at once in these modules, not kept as text: typing compiles each text, for 60 us a class
+from __future__ import annotations
 
 from struct import Struct
 from struct import error as struct_error
-from typing import NamedTuple
 
 from proto import limits
 from proto.control_ends import LOCATION_MAX, NAME_MAX, TARGETS_MAX, check_ids
 from proto.errors import RemoteProtocolError
 from proto.job import COMPRESS, ENVIRONMENT, EXCLUDE_MAX, PROBLEMS
+from proto.record import NamedTuple
 from proto.schema import (
     Profile,
     check_bool,

@@ -1,12 +1,11 @@
 """The messages of the control socket that ask for the agent's state, a row a message."""
 
-# annotations are evaluated at once in these modules, not kept as text: typing compiles each text, for 60 us a class
-
-from typing import Any, NamedTuple
+from __future__ import annotations
 
 from proto import limits
 from proto.control_ends import LOCATION_MAX, NAME_MAX, check_ids
 from proto.job import ON_CONFLICT
+from proto.record import TYPE_CHECKING, NamedTuple
 from proto.schema import (
     check_bool,
     check_choice,
@@ -16,6 +15,9 @@ from proto.schema import (
     check_text,
     check_uint,
 )
+
+if TYPE_CHECKING:
+    from typing import Any
 
 WATCH_STATES = ("starting", "up-to-date", "settling", "syncing", "held", "waiting", "problems", "paused")
 """Of a watched pair: nothing is known yet; nothing is to be done; changes are let come to an end; a batch is under way;

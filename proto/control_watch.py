@@ -1,12 +1,11 @@
 """The messages of the control socket that watch pairs, and that ask of watched ones."""
 
-# annotations are evaluated at once in these modules, not kept as text: typing compiles each text, for 60 us a class
-
-from typing import NamedTuple
+from __future__ import annotations
 
 from proto import limits
 from proto.control_ends import NAME_MAX
 from proto.control_jobs import check_environment
+from proto.record import NamedTuple
 from proto.schema import check_text, check_uint
 
 _NO_ENV: dict[str, str] = {}

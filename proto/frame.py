@@ -9,21 +9,21 @@ bytes land where they will stay: a large payload is received straight into the b
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, Any, NamedTuple
 
-import cbor2
-
+from proto.codec import cbor2
 from proto.errors import LocalProtocolError, RemoteProtocolError
 from proto.limits import FRAME_PREFIX, HEAD_MAX
+from proto.record import TYPE_CHECKING, NamedTuple
 from proto.strict import loads_untrusted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from proto.schema import Head
 
-Payload = Any
-"""Anything with the buffer protocol: bytes, a bytearray, or the crate's Buffer."""
+    Payload = Any
+    """Anything with the buffer protocol: bytes, a bytearray, or the crate's Buffer."""
 
 _PREFIX = struct.Struct(">II")
 _STAGING = 64 << 10

@@ -1,11 +1,10 @@
 """The first message of every connection, in both directions, and what the two sides make of it."""
 
-# annotations are evaluated at once here: see proto/control.py
-
-from typing import NamedTuple
+from __future__ import annotations
 
 from proto import limits
 from proto.errors import RemoteProtocolError, SyncError
+from proto.record import NamedTuple
 from proto.schema import check_bytes, check_choice, check_list, check_text, check_uint
 
 ROLES = ("cli", "agent")

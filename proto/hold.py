@@ -10,12 +10,10 @@ For the relay the multiplexer's frames begin right behind it.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-import cbor2
-
+from proto.codec import cbor2
 from proto.errors import RemoteProtocolError
 from proto.limits import TEXT_MAX
+from proto.record import NamedTuple
 from proto.schema import Message, Registry, check_bytes, check_path, check_text, from_head_untrusted, registry, to_head
 from proto.strict import loads_untrusted
 

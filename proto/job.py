@@ -3,14 +3,15 @@
 Shared by the CLI that asks, the agent's control room that takes it in, and the sessions that do it.
 """
 
-# annotations are evaluated at once here: see proto/control.py
-
-from typing import NamedTuple
+from __future__ import annotations
 
 from proto import limits
 from proto.errors import SyncError
-from proto.schema import Profile
+from proto.record import TYPE_CHECKING, NamedTuple
 from proto.text import shown as shown
+
+if TYPE_CHECKING:
+    from proto.schema import Profile
 
 HOST_MAX = 255
 EXCLUDE_MAX = limits.TEXT_MAX

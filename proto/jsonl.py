@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import json
 from base64 import b64decode, b64encode
-from typing import Any, NoReturn
 
 from proto.control import Items, Problems, Run, Sync, known_problem, unpack_problems_untrusted
 from proto.errors import RemoteProtocolError
 from proto.hello import Hello
+from proto.record import TYPE_CHECKING
 from proto.schema import Head, Message, Registry, from_head_untrusted, to_head
+
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
 
 LINE_MAX = 256 << 10
 """Bytes of a request's line: a head's 64 KiB, as base64 and with escapes."""

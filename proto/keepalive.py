@@ -7,9 +7,9 @@ pings it is told to send.  Any byte proves life, a pong or file data; only pongs
 from __future__ import annotations
 
 from collections import deque
-from typing import NamedTuple
 
 from proto.errors import RemoteProtocolError
+from proto.record import NamedTuple
 
 SAMPLES = 16
 """Round trips that the minimum is taken over: a minute or so at the usual interval, so a longer route shows soon."""

@@ -17,10 +17,10 @@ from __future__ import annotations
 
 import struct
 from collections import deque
-from typing import NamedTuple
 
 from proto.errors import LocalProtocolError, RemoteProtocolError
 from proto.limits import CONNECTIONS_MAX, U32
+from proto.record import NamedTuple
 
 WINDOW_BYTES = 2 << 20
 """As much as an OpenSSH channel holds in flight: less would slow a single stream down, more would only wait in ssh."""

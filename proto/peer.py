@@ -8,11 +8,10 @@ of every payload; the crate makes and checks them.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from proto import limits
 from proto.errors import RemoteProtocolError
 from proto.job import COMPRESS, ON_CONFLICT
+from proto.record import NamedTuple
 from proto.schema import (
     Message,
     Profile,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from struct import calcsize, unpack_from
-from typing import TYPE_CHECKING
+
+from proto.record import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from typing import Protocol

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import os
 from binascii import crc32
-from typing import TYPE_CHECKING, NamedTuple
+
+from proto.record import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

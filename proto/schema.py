@@ -2,32 +2,37 @@
 
 A message is a ``NamedTuple`` with a ``validate()``.  On the wire it is a CBOR map of its fields by name, with the tag
 (its class's name in kebab case) as ``t``; a field whose value is None is left out.  NamedTuple and not dataclass:
-importing dataclasses would cost the CLI as much as the rest of its work.
+importing dataclasses would cost the CLI as much as the rest of its work (see ``proto/record.py``).
 """
 
 from __future__ import annotations
 
-from typing import Any, Protocol
-
 from proto.errors import RemoteProtocolError
 from proto.limits import TEXT_MAX, U64
+from proto.record import TYPE_CHECKING
 
-Head = dict[str, Any]
+if TYPE_CHECKING:
+    from typing import Any, Protocol
 
-Profile = dict[str, Any]
-"""Where the time of one end of a session went: see check_profile()."""
+    Head = dict[str, Any]
+
+    Profile = dict[str, Any]
+    """Where the time of one end of a session went: see check_profile()."""
+
+    Registry = dict[str, type[Any]]
+
+    class Message(Protocol):
+        """What every message class offers."""
+
+        def validate(self) -> None:
+            """Raise RemoteProtocolError when an invariant of this message does not hold."""
+
+        def _asdict(self) -> dict[str, Any]: ...
+else:
+    Head = Profile = Registry = dict
+    Message = object
 
 
-class Message(Protocol):
-    """What every message class offers."""
-
-    def validate(self) -> None:
-        """Raise RemoteProtocolError when an invariant of this message does not hold."""
-
-    def _asdict(self) -> dict[str, Any]: ...
-
-
-Registry = dict[str, type[Any]]
 _tags: dict[type[Any], str] = {}
 
 

@@ -8,11 +8,13 @@ messages (CVE-2025-68131).
 from __future__ import annotations
 
 from io import BytesIO
-from typing import Any, NoReturn
 
-import cbor2
-
+from proto.codec import cbor2
 from proto.errors import RemoteProtocolError
+from proto.record import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
 
 _BUILT_IN_TAGS = (
     0, 1, 2, 3, 4, 5, 25, 28, 29, 30, 35, 36, 37, 52, 54, 100, 256, 258, 260, 261, 1004, 43000, 55799,
