@@ -37,7 +37,8 @@ class LineFormatter(logging.Formatter):
             f" {key}={escape_text(str(value))}" for key, value in extras.items()
         )
         if record.exc_info:
-            message += "\n" + self.formatException(record.exc_info)
+            # an exception may quote what a peer named
+            message += "".join("\n" + escape_text(line) for line in self.formatException(record.exc_info).split("\n"))
         if self._priorities:
             return f"<{_PRIORITIES.get(record.levelno, 6)}>{record.name}: {message}"
         return f"{self.formatTime(record)} {record.levelname} {record.name}: {message}"

@@ -59,7 +59,7 @@ class Lock:
     def take(self) -> Holder | None:
         """Take it and say who we are; or who has it.  Raises SyncError when it cannot be made."""
         try:
-            self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            self._fd = self._open()
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return self._holder()
@@ -78,7 +78,7 @@ class Lock:
         return (named.st_dev, named.st_ino) == (ours.st_dev, ours.st_ino)
 
     def record(self, places: Places) -> None:
-        """Say who we are and where our sockets are.  A full disk is no trouble: the lock holds without it."""
+        """Say who we are and where our sockets are.  A disk that is full or read-only is no trouble: the lock holds."""
         sockets = {"control_socket": places.control_socket, "peer_socket": places.peer_socket}
         said = json.dumps({"pid": os.getpid(), **sockets}).encode()
         try:
@@ -86,8 +86,18 @@ class Lock:
             os.pwrite(self._fd, said, 0)
             os.ftruncate(self._fd, len(said))
         except OSError as e:
-            if e.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if e.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EBADF):
                 raise
+
+    def _open(self) -> int:
+        flags = os.O_CLOEXEC | os.O_NOFOLLOW
+        try:
+            return os.open(self.path, os.O_RDWR | os.O_CREAT | flags, 0o600)
+        except OSError as e:
+            if e.errno not in (errno.EROFS, errno.EACCES):
+                raise
+        # a file system that became read-only is no reason not to start: the lock that is there can be held
+        return os.open(self.path, os.O_RDONLY | flags)
 
     def _holder(self) -> Holder:
         try:

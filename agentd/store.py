@@ -6,6 +6,7 @@ moved aside and begun anew, or kept in memory, and a notice says so.  The worst 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 from typing import TYPE_CHECKING
@@ -24,6 +25,8 @@ class Store:
     """``notice(text)`` is told when something had to be begun anew."""
 
     def __init__(self, path: str, notice: Callable[[str], None]) -> None:
+        self._path = path
+        self._notice = notice
         self._db = _open(path, notice)
         self.agent = self._identity()
 
@@ -37,7 +40,12 @@ class Store:
 
     def unfinished(self) -> list[tuple[bytes, bytes]]:
         """(session, root) of those that never ended."""
-        return [(bytes(session), bytes(root)) for session, root in self._db.execute("SELECT * FROM sessions")]
+        try:
+            rows = self._db.execute("SELECT session, root FROM sessions").fetchall()
+        except sqlite3.DatabaseError as e:
+            self._begin_anew(e)
+            return []
+        return [(session, root) for session, root in rows if type(session) is type(root) is bytes]
 
     def close(self) -> None:
         """No more calls."""
@@ -49,19 +57,36 @@ class Store:
         except sqlite3.OperationalError:
             # A disk that filled up since the start: the sweep after a crash is lost, the sync is not.
             pass
+        except sqlite3.DatabaseError as e:
+            self._begin_anew(e)
+            with contextlib.suppress(sqlite3.DatabaseError):
+                self._db.execute(statement, values)
+
+    def _begin_anew(self, error: sqlite3.DatabaseError) -> None:
+        """The file was damaged while we had it open: the same agent goes on with another."""
+        self._db.close()
+        self._db = _open(self._path, self._notice, error)
+        self._identify(self.agent)
 
     def _identity(self) -> bytes:
         row = self._db.execute("SELECT agent FROM identity").fetchone()
-        if row is not None and len(row[0]) == 16:
-            return bytes(row[0])
+        if row is not None and type(row[0]) is bytes and len(row[0]) == 16:
+            return row[0]
         agent = os.urandom(16)
-        self._do("DELETE FROM identity")
-        self._do("INSERT INTO identity VALUES (?)", agent)
+        self._identify(agent)
         return agent
 
+    def _identify(self, agent: bytes) -> None:
+        with contextlib.suppress(sqlite3.DatabaseError):
+            self._db.execute("DELETE FROM identity")
+            self._db.execute("INSERT INTO identity VALUES (?)", (agent,))
 
-def _open(path: str, notice: Callable[[str], None]) -> sqlite3.Connection:
+
+def _open(path: str, notice: Callable[[str], None], known: sqlite3.DatabaseError | None = None) -> sqlite3.Connection:
+    """``known`` is what is wrong with it."""
     try:
+        if known is not None:
+            raise known
         return _open_one(path)
     except sqlite3.DatabaseError as e:
         unusable = f"{path}.unusable"
@@ -91,6 +116,8 @@ def _open_one(path: str) -> sqlite3.Connection:
         if db.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
             raise sqlite3.DatabaseError("damaged")
         db.executescript(_SCHEMA)
+        db.execute("SELECT agent FROM identity").fetchone()
+        db.execute("SELECT session, root FROM sessions").fetchone()
         db.execute(f"PRAGMA user_version = {_LAYOUT}")
     except BaseException:
         db.close()

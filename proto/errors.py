@@ -94,3 +94,9 @@ class LocalProtocolError(ProtocolError):
 
 class RemoteProtocolError(ProtocolError):
     """The peer broke them.  The only exception that functions ending in ``_untrusted`` raise."""
+
+
+def broken(where: str, error: ProtocolError) -> SyncError:
+    """What a person is told of a connection whose rules were broken: ``where`` it was noticed, and by whom."""
+    who = "peer violated the protocol" if isinstance(error, RemoteProtocolError) else "a defect here"
+    return SyncError("protocol", f"{where}: {who}: {error}")

@@ -39,12 +39,18 @@ class Requests:
     def __init__(self, server: ControlServer, channel: Channel) -> None:
         self._server = server
         self._channel = channel
-        self._outbox = Outbox(channel)
+        self._outbox = Outbox(channel, server.room)
         self._busy: set[int] = set()
         self._scope = trio.CancelScope()
 
     async def run(self) -> None:
         """Until the connection ends."""
+        try:
+            await self._serve()
+        finally:
+            self._outbox.close()
+
+    async def _serve(self) -> None:
         with self._scope:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._write)
@@ -67,6 +73,9 @@ class Requests:
             self._scope.cancel()
 
     async def _take(self, nursery: trio.Nursery) -> None:
+        if self._outbox.overflowed:
+            # the writer notices should its reader go away instead
+            await self._outbox.wait_idle()
         try:
             message = await self._channel.receive()
         except BadRequest as e:
@@ -77,6 +86,7 @@ class Requests:
             raise RemoteProtocolError(f"request {message.id} is under way already, or {REQUESTS_MAX} others are")
         self._busy.add(message.id)
         nursery.start_soon(self._answer, message)
+        await trio.lowlevel.checkpoint()  # what is answered at once is, before the next one is taken
 
     async def _answer(self, message: control.Request) -> None:
         try:

@@ -12,6 +12,7 @@ import trio
 from agentd.control.channel import Channel, open_channel
 from agentd.control.events import EventLog
 from agentd.control.jobs import Jobs, Record
+from agentd.control.outbox import Room
 from agentd.control.requests import LINGER_S, Requests
 from agentd.wire import ConnectionLost
 from proto import control, limits
@@ -76,6 +77,7 @@ class ControlServer:
         sockets: Sequence[str] = (),
     ) -> None:
         self.events = EventLog()
+        self.room = Room()
         self.config = config
         self.links = links
         self.watchers = watchers

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from agentd.wire import Connection, ConnectionLost, greet
-from proto.errors import RemoteProtocolError, SyncError
+from proto.errors import RemoteProtocolError, SyncError, broken
 from proto.keepalive import WAKE_GRACE_S, Dead, Keepalive, SendPing
 from proto.peer import PEER_MESSAGES, Ping, Pong
 from proto.text import escape_text
@@ -146,7 +146,7 @@ class Link:
             raise await self.wait_lost() from None
         except RemoteProtocolError as e:
             _close_now(stream)
-            raise SyncError("protocol", f"{escape_text(self.host)}: its agent broke the protocol: {e}") from None
+            raise broken(escape_text(self.host), e) from None
         except BaseException:
             _close_now(stream)
             raise
@@ -181,7 +181,7 @@ class Link:
                 self._answered.set()
                 self._answered = trio.Event()
         except RemoteProtocolError as e:
-            self.lose(SyncError("protocol", f"{escape_text(self.host)}: its agent broke the protocol: {e}"))
+            self.lose(broken(escape_text(self.host), e))
         except (ConnectionLost, trio.ClosedResourceError):
             self._ending = True
             with trio.move_on_after(0.5):

@@ -112,12 +112,15 @@ class Endpoint(ABC):
         return message, payload
 
     def check(self) -> None:
-        """Raise the SyncError that the engine ended with, if it did."""
+        """Raise what the engine ended with, if it did: SyncError, or RemoteProtocolError for what the peer did."""
         failure = self._engine.failure()
         if failure is not None:
             code, path, number, doing = failure
             reason = f": {os.strerror(number)}" if number else ""
             where = f" {shown(path)}" if path else ""
+            if code == "protocol":
+                self.session.state = State.FAILED
+                raise RemoteProtocolError(f"{doing}{where}{reason}")
             raise SyncError.from_wire(code, f"{doing}{where}{reason}")
 
     def counters(self) -> dict[str, int]:

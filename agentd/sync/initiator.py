@@ -24,7 +24,7 @@ from agentd.tree.baselines import origin
 from agentd.wake import Wake
 from agentd.wire import Connection, ConnectionLost
 from proto import limits
-from proto.errors import ProtocolError, SyncError
+from proto.errors import ProtocolError, SyncError, broken
 from proto.job import Items, Job, JobEvent, Notice, Outcome, Progress
 from proto.peer import Cancel, Error, Join, Open
 from proto.session import ReceiverSession, SenderSession, Session
@@ -352,7 +352,7 @@ class _Epoch:
         try:
             yield
         except ProtocolError as e:
-            error = SyncError("protocol", f"the session broke off: {e}")
+            error = broken("the session broke off", e)
             await refuse(connection, error)
             raise error from e
         except trio.ClosedResourceError:

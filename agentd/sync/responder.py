@@ -17,7 +17,7 @@ from agentd.sync.meter import Meter
 from agentd.sync.pump import Pump
 from agentd.wake import Wake
 from agentd.wire import ConnectionLost
-from proto.errors import ProtocolError, SyncError
+from proto.errors import ProtocolError, SyncError, broken
 from proto.job import shown
 from proto.peer import Error, Open, Opened
 from proto.session import ReceiverSession, SenderSession
@@ -59,7 +59,7 @@ async def respond(shop: Workshop, served: Served, opening: Open) -> bool:
     except ConnectionLost:
         return False  # what is applied stays, partials too; the initiator comes again under the next epoch
     except ProtocolError as e:
-        error = SyncError("protocol", f"on {os.uname().nodename}: {e}")
+        error = broken(f"on {os.uname().nodename}", e)
     except SyncError as e:
         error = e
     if served.pump is None or not served.pump.refused:

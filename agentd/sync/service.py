@@ -20,7 +20,7 @@ from agentd.sync.routes import HereRoute, LinkRoute, Links, Route
 from agentd.sync.totals import Totals
 from agentd.wire import Connection, ConnectionLost
 from proto import limits, peer
-from proto.errors import ProtocolError, RemoteProtocolError, SyncError
+from proto.errors import ProtocolError, RemoteProtocolError, SyncError, broken
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -94,7 +94,7 @@ class Sessions:
             pass
         except ProtocolError as e:
             log.warning("peer agent broke the protocol", extra={"reason": str(e)})
-            await refuse(connection, SyncError("protocol", str(e)))
+            await refuse(connection, broken(f"on {os.uname().nodename}", e))
         except SyncError as e:
             await refuse(connection, e)
         except Exception:

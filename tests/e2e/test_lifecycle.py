@@ -73,6 +73,7 @@ def test_a_signal_ends_it_cleanly(home: Home, number: int) -> None:
     assert not Path(home.places.control_socket).exists()
 
 
+@pytest.mark.fault("E7")
 def test_a_stale_socket_of_a_killed_predecessor_is_no_obstacle(home: Home) -> None:
     home.run("start")
     first = home.pid()
@@ -159,6 +160,7 @@ except ConnectionResetError: print(b"")
 """
 
 
+@pytest.mark.fault("G9", "F12")
 @ROOT_ONLY
 @pytest.mark.skipif(not os.access("/usr/bin/python3", os.X_OK), reason="takes a Python that everybody can run")
 @pytest.mark.parametrize("name", ["control_socket", "peer_socket"])
@@ -184,6 +186,7 @@ def test_what_a_command_passed_on_unasked_is_let_go(home: Home) -> None:
     os.close(mine)
 
 
+@pytest.mark.fault("C13")
 def test_a_damaged_store_is_moved_aside(home: Home) -> None:
     (home.path / "state").mkdir(parents=True, mode=0o700)
     (home.path / "state/state.sqlite").write_bytes(b"no database" * 1000)
@@ -229,6 +232,23 @@ def test_a_full_disk_is_no_reason_not_to_start(tmp_path: Path) -> None:
             home.run("stop")
     finally:
         subprocess.run(["umount", "-l", str(mount)], check=True)
+
+
+@pytest.mark.fault("C13")
+@ROOT_ONLY
+def test_state_that_became_read_only_is_no_reason_not_to_start(home: Home) -> None:
+    state = home.path / "state"
+    state.mkdir(mode=0o700, parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m,mode=700", "tmpfs", str(state)], check=True)
+    try:
+        home.run("start")
+        home.run("stop")
+        subprocess.run(["mount", "-o", "remount,ro", str(state)], check=True)
+        home.run("start")
+        assert "running already" in home.run("start").stderr
+        home.run("stop")
+    finally:
+        subprocess.run(["umount", "-l", str(state)], check=True)
 
 
 def test_hup_reads_the_configuration_again_and_a_bad_one_changes_nothing(home: Home) -> None:

@@ -249,6 +249,7 @@ async def test_small_replies_do_not_wait(way: Way, servers: dict[str, Any], tmp_
         assert statistics.median(times) < 0.010, times
 
 
+@pytest.mark.fault("F11")
 @pytest.mark.parametrize("way", EVERY)
 @pytest.mark.parametrize("command", ["/nowhere/syncctl", "/etc/passwd"])
 async def test_the_far_agent_is_missing(way: Way, command: str, servers: dict[str, Any], tmp_path: Path) -> None:
@@ -256,6 +257,7 @@ async def test_the_far_agent_is_missing(way: Way, command: str, servers: dict[st
     assert error.code == "remote-missing"
 
 
+@pytest.mark.fault("F11")
 @pytest.mark.parametrize("way", EVERY)
 async def test_the_far_agent_fails(way: Way, servers: dict[str, Any], tmp_path: Path) -> None:
     line = encode_line(Failed("destination-full", "no room for \x1b[2J the log", "make room")).decode().strip()
@@ -268,6 +270,7 @@ async def test_the_far_agent_fails(way: Way, servers: dict[str, Any], tmp_path: 
     assert "status 3" in error.message
 
 
+@pytest.mark.fault("F10")
 @pytest.mark.parametrize("way", EVERY)
 async def test_a_shell_that_prints(way: Way, servers: dict[str, Any], tmp_path: Path) -> None:
     async with connected(
@@ -280,6 +283,7 @@ async def test_a_shell_that_prints(way: Way, servers: dict[str, Any], tmp_path: 
     assert (await failure(way, servers[way[1]], tmp_path, remote_command=instead)).code == "noisy-shell"
 
 
+@pytest.mark.fault("F13")
 @pytest.mark.parametrize("option", ["DisableForwarding yes", "AllowStreamLocalForwarding no"])
 @pytest.mark.parametrize("way", EVERY)
 async def test_forwarding_denied(way: Way, option: str, tmp_path: Path) -> None:
@@ -299,6 +303,7 @@ async def test_forwarding_denied(way: Way, option: str, tmp_path: Path) -> None:
                 assert (await transport.why_refused(first=True)).code == "forwarding-denied"
 
 
+@pytest.mark.fault("F9")
 @pytest.mark.parametrize("way", EVERY)
 async def test_host_keys(way: Way, tmp_path: Path) -> None:
     with server_for(way, tmp_path / "server") as server:
@@ -316,6 +321,7 @@ async def test_host_keys(way: Way, tmp_path: Path) -> None:
         assert server.authentications() == 0
 
 
+@pytest.mark.fault("F9")
 @pytest.mark.parametrize("way", EVERY)
 async def test_a_refused_key_and_a_closed_port(way: Way, tmp_path: Path) -> None:
     with server_for(way, tmp_path / "server") as server:

@@ -256,6 +256,7 @@ async def test_a_passphrase_is_asked_for_by_the_persons_askpass(server: Sshd, tm
         await links.link("box", {**ENVIRON, "SSH_ASKPASS": str(askpass)})
 
 
+@pytest.mark.fault("F13")
 @pytest.mark.parametrize("transport", ["auto", "openssh", "asyncssh", "stdio"])
 async def test_where_forwarding_is_denied(transport: str, tmp_path: Path) -> None:
     options = {"DisableForwarding": "yes", "MaxSessions": "1"}
@@ -289,6 +290,7 @@ async def test_without_an_ssh_binary(server: Sshd, tmp_path: Path) -> None:
         assert only(links).transport == "stdio"
 
 
+@pytest.mark.fault("F9")
 async def test_host_key_trouble_stops(server: Sshd, tmp_path: Path) -> None:
     async with running_links(tmp_path, server) as links:
         server.change_host_key()

@@ -298,6 +298,7 @@ async def test_links_and_configuration_are_events(tmp_path: Path) -> None:
         assert (await far.receive()).kind == "config"
 
 
+@pytest.mark.fault("G9")
 async def test_a_reader_of_events_who_does_not_read_is_disconnected(tmp_path: Path) -> None:
     async with open_room(tmp_path) as room:
         far = await room.open(Events(1))
@@ -311,6 +312,31 @@ async def test_a_reader_of_events_who_does_not_read_is_disconnected(tmp_path: Pa
             await far.wait_closed()
 
 
+@pytest.mark.fault("G9")
+async def test_who_asks_and_does_not_read_is_not_read_either(tmp_path: Path) -> None:
+    """What waits for it stays bounded, however much it asks; a reader gets every answer."""
+    several = requests_module.REQUESTS_MAX // 2
+    asked = 6 * outbox_module.MESSAGES_MAX
+    sent = 0
+    async with open_room(tmp_path) as room:
+        far = await room.open()
+
+        async def ask() -> None:
+            nonlocal sent
+            while sent < asked:
+                await far.send(*(Cancel(sent + n, 7777) for n in range(several)))
+                sent += several
+                await trio.testing.wait_all_tasks_blocked()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask)
+            await trio.testing.wait_all_tasks_blocked(0.5)  # the agent takes no more
+            assert outbox_module.MESSAGES_MAX < sent < asked
+            answers = [await far.receive() for _ in range(asked)]
+        assert sorted(answer.id for answer in answers) == list(range(asked))
+
+
+@pytest.mark.fault("G9")
 async def test_items_that_nobody_reads_are_dropped_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outbox_module, "BULK_MAX", 4 << 20)
     async with open_room(tmp_path) as room:
@@ -444,6 +470,7 @@ async def test_strangers(tmp_path: Path) -> None:
         assert (await far.receive()).code == "protocol"
 
 
+@pytest.mark.fault("F7")
 @pytest.mark.parametrize("said", [b"", b"\0\0\0", b'{"t":'])
 async def test_a_hello_has_a_deadline(tmp_path: Path, said: bytes, autojump_clock: trio.testing.MockClock) -> None:
     async with open_room(tmp_path) as room:
@@ -456,6 +483,7 @@ async def test_a_hello_has_a_deadline(tmp_path: Path, said: bytes, autojump_cloc
         assert trio.current_time() - start <= 2 * limits.HELLO_DEADLINE_S
 
 
+@pytest.mark.fault("F7")
 @pytest.mark.parametrize("said", [b"\0\0\0\x06", b'{"t":'])
 async def test_what_was_begun_has_to_end(tmp_path: Path, said: bytes, autojump_clock: trio.testing.MockClock) -> None:
     async with open_room(tmp_path) as room:

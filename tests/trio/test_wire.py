@@ -115,6 +115,7 @@ async def test_silence_instead_of_a_greeting(autojump_clock: trio.testing.MockCl
     await there.aclose()
 
 
+@pytest.mark.fault("F7")
 async def test_one_byte_a_second_does_not_hold_the_greeting(autojump_clock: trio.testing.MockClock) -> None:
     here, there = memory_pair()
 
@@ -130,6 +131,7 @@ async def test_one_byte_a_second_does_not_hold_the_greeting(autojump_clock: trio
         nursery.cancel_scope.cancel()
 
 
+@pytest.mark.fault("F7")
 @pytest.mark.parametrize("gap", [0.0, 5.0])
 async def test_half_a_frame_then_silence(gap: float, autojump_clock: trio.testing.MockClock) -> None:
     here, there = memory_pair()

@@ -63,11 +63,17 @@ def from_the_future(path: str) -> None:
         db.execute("PRAGMA user_version = 99")
 
 
+def of_another_shape(path: str) -> None:
+    with closing(sqlite3.connect(path)) as db:
+        db.executescript("DROP TABLE identity; CREATE TABLE identity (name TEXT)")
+
+
 def cut(path: str) -> None:
     os.truncate(path, 5000)
 
 
-@pytest.mark.parametrize("spoil", [spoil_header, spoil_page, from_the_future, cut])
+@pytest.mark.fault("C13")
+@pytest.mark.parametrize("spoil", [spoil_header, spoil_page, from_the_future, of_another_shape, cut])
 def test_what_cannot_be_used_is_moved_aside(path: str, spoil: object) -> None:
     with closing(open_quietly(path)) as store:
         old = store.agent
@@ -84,6 +90,7 @@ def test_what_cannot_be_used_is_moved_aside(path: str, spoil: object) -> None:
         assert store.unfinished() == [(b"a" * 16, b"/r")]
 
 
+@pytest.mark.fault("C13")
 def test_without_a_place_to_write_it_is_kept_in_memory(tmp_path: Path) -> None:
     notices: list[str] = []
     with closing(Store(str(tmp_path / "missing/state.sqlite"), notices.append)) as store:
@@ -99,3 +106,43 @@ def test_a_symlink_is_not_followed_to_make_it(tmp_path: Path, path: str) -> None
     Store(path, notices.append).close()
     assert notices
     assert not (tmp_path / "elsewhere").exists()
+
+
+@pytest.mark.fault("C13")
+def test_what_holds_other_values_than_ours_is_passed_over(path: str) -> None:
+    open_quietly(path).close()
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute("UPDATE identity SET agent = 5")
+        db.execute("INSERT INTO sessions VALUES ('text', 7)")
+    with closing(open_quietly(path)) as store:
+        assert len(store.agent) == 16
+        assert store.unfinished() == []
+
+
+@pytest.mark.fault("C13")
+def test_damage_while_it_is_open_is_survived(path: str) -> None:
+    notices: list[str] = []
+    with closing(Store(path, notices.append)) as store:
+        agent = store.agent
+        with closing(sqlite3.connect(path)) as db:
+            db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        with open(path, "r+b") as file:
+            file.write(b"spoilt" * 3000)
+        store.begin(b"a" * 16, b"/r")
+        assert store.unfinished() == [(b"a" * 16, b"/r")]
+        assert "begun anew" in notices[0]
+    with closing(open_quietly(path)) as store:
+        assert store.agent == agent
+        assert store.unfinished() == [(b"a" * 16, b"/r")]
+
+
+@pytest.mark.fault("C13")
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes everything")
+def test_what_cannot_be_written_is_begun_anew(path: str) -> None:
+    open_quietly(path).close()
+    os.chmod(path, 0o400)
+    notices: list[str] = []
+    with closing(Store(path, notices.append)) as store:
+        store.begin(b"a" * 16, b"/r")
+        assert store.unfinished() == [(b"a" * 16, b"/r")]
+    assert notices
