@@ -283,6 +283,9 @@ class Tree:
     def baselines(self, key: bytes) -> list[tuple[bytes, int]]:
         """(id, tick) of what is agreed under ``key``, newest first."""
 
+    def recall(self, key: bytes) -> tuple[bool, int, list[tuple[bytes, int]]] | None:
+        """``is_new()``, ``tick()`` and ``baselines(key)`` of one moment.  Never blocks: None, if it would have to."""
+
     def save(self, path: bytes) -> None:
         """Write index and baselines to ``path`` in one step, for its owner alone; nothing, if the root was never seen.
         Raises OSError."""

@@ -14,7 +14,6 @@ from proto.peer import Error
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from agentd.sync.endpoints import Endpoint
     from agentd.sync.engines import Engines, Tuning
     from agentd.sync.leases import Leases
     from agentd.sync.memory import Trees
@@ -55,11 +54,6 @@ class Workshop(NamedTuple):
     async def blocking(self, function: Callable[..., Any], *args: Any) -> Any:
         """``function(*args)`` in a thread; it is not abandoned when cancelled."""
         return await trio.to_thread.run_sync(function, *args, limiter=self.threads)
-
-    async def close(self, endpoint: Endpoint) -> None:
-        """Close its engine, whatever happens meanwhile."""
-        with trio.CancelScope(shield=True):
-            await self.blocking(endpoint.close)
 
     @contextlib.asynccontextmanager
     async def writing(

@@ -281,7 +281,7 @@ class _Epoch:
             if offers:
                 opening = opening._replace(state="directory")
                 await self._open(session, connection, opening)
-                await memory.refresh()
+                await memory.refresh(offers[0], LOOK_MAX)
                 await self._hear_opened(session, connection)
                 if session.baseline is not None:
                     looks = await memory.changes(session.baseline, LOOK_MAX)
@@ -328,19 +328,18 @@ class _Epoch:
 
     async def _run(self, pump: Pump, memory: Memory, connection: Connection, opening: Open) -> Pump:
         """The session on its engine, which is closed then, however it ends."""
-        endpoint = pump.endpoint
+        endpoint, finished = pump.endpoint, False
         try:
             if not self.begun:
                 await self._open(endpoint.session, connection, opening)
             async with beside(self._watch, pump, opening):
                 await pump.run()
-            if endpoint.finished:
-                await memory.commit(writing=isinstance(endpoint, ReceiverEndpoint))
+            finished = endpoint.finished
             return pump
         finally:
             self._refused = self._refused or pump.refused
             self.ended = pump.refused or endpoint.finished
-            await self._shop.close(endpoint)
+            await memory.conclude(self._shop, endpoint, finished=finished)
             self._take_profile(endpoint)
             self.moved = endpoint.counters().get("data_bytes", 0) > 0
             if not endpoint.finished:

@@ -6,7 +6,9 @@ Without a tree (a root that is one file, or a dry run's missing one) nothing is 
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import trio
 
 from agentd import _core
 from agentd.tree.baselines import key
@@ -16,6 +18,8 @@ from proto.errors import SyncError
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
+    from agentd.sync.common import Workshop
+    from agentd.sync.endpoints import Endpoint
     from agentd.sync.roots import Root
     from agentd.tree.known import CrateTree, Filling, Known
     from proto.peer import Open
@@ -35,6 +39,19 @@ class Trees(Protocol):
 
     def use(self, root: bytes, filters: Sequence[bytes]) -> contextlib.AbstractAsyncContextManager[Known | None]: ...  # noqa: D102
     def verify(self, root: bytes, filters: Sequence[bytes]) -> None: ...  # noqa: D102
+
+
+class _Survey(NamedTuple):
+    """What a refreshed tree said."""
+
+    true: bool
+    new: bool
+    tick: int
+    held: list[tuple[bytes, int]]
+    looks: Any | None
+    emptied: bool
+    """It has nothing in it, and that would delete everything at the other end."""
+    notice: str
 
 
 class Memory:
@@ -65,12 +82,16 @@ class Memory:
         self._tick: int | None = None
         self._agreed: bytes | None = None
         self._filling: Filling | None = None
+        self._survey: _Survey | None = None
+        self._surveyed: bytes | None = None
 
     async def recall(self, *, missing: bool) -> None:
         """Find out which baselines there are; of a root that is not there, none."""
         known = self._known
         if known is not None:
-            await self._recall(known)
+            self.new, self._now, self._held = await known.recall(self._key)
+            if self._opening.checksum:
+                self._held = []
             if missing and not self.new:
                 await self._forget(known)
 
@@ -83,34 +104,45 @@ class Memory:
         held = dict(self._held)
         return next((id_ for id_ in baselines if id_ in held), None)
 
-    async def refresh(self) -> None:
-        """Make the tree true as of now, which is where what this session agrees on begins.  Raises SyncError."""
-        if self._known is None:
+    async def refresh(self, baseline: bytes | None = None, limit: int = 0) -> None:
+        """Make the tree true as of now, which is where what this session agrees on begins.  Raises SyncError.
+
+        What ``changes(baseline, limit)`` will ask for is found out in the same visit to a thread.
+        """
+        known, held = self._known, not self._opening.checksum
+        guarded = self._sends and self._opening.delete and not self._opening.force
+        if known is None:
             return
+
+        def look(tree: CrateTree, true: bool) -> _Survey:
+            baselines = tree.baselines(self._key) if held else []
+            since = dict(baselines).get(baseline or b"")
+            looks = None if since is None or not true else tree.changes(since, limit)
+            emptied = guarded and looks is not None and not tree.counters()["entries"]
+            return _Survey(true, tree.is_new(), tree.tick(), baselines, looks, emptied, tree.notice())
+
         try:
-            true = await self._known.refresh(hold=self.hold)
+            survey = await known.survey(look, hold=self.hold)
         except _core.TreePaused as e:
-            await self._take_pause(self._known, e)
+            await self._take_pause(known, e)
             return
         except OSError as e:
             raise self._failed(e) from None
-        await self._recall(self._known)  # no baseline is left when the root turned out to be another one
-        self._tick = self._now if true else None
+        self.new, self._now, self._held = survey.new, survey.tick, survey.held
+        self._tick = survey.tick if survey.true else None
+        self._survey, self._surveyed = survey, baseline
 
     async def changes(self, baseline: bytes | None, limit: int) -> Any | None:
         """Looks at what changed here since ``baseline`` was agreed, up to ``refresh()``; None: it cannot be told."""
         known, since = self._known, dict(self._held).get(baseline or b"")
         if known is None or since is None or self._tick is None:
             return None
-        looks = await known.changes(since, limit)
+        if self._survey is not None and self._surveyed == baseline:
+            looks = self._survey.looks
+        else:
+            looks = await known.call(lambda tree: tree.changes(since, limit))
         self.since = None if looks is None else since
         return looks
-
-    async def _recall(self, known: Known) -> None:
-        def ask(tree: CrateTree) -> tuple[bool, int, list[tuple[bytes, int]]]:
-            return tree.is_new(), tree.tick(), [] if self._opening.checksum else tree.baselines(self._key)
-
-        self.new, self._now, self._held = await known.call(ask)
 
     async def _take_pause(self, known: Known, pause: OSError) -> None:
         """The root is gone, or an empty one took its place: a receiver fills it again, a sender may be about to delete.
@@ -126,20 +158,17 @@ class Memory:
 
     async def _forget(self, known: Known) -> None:
         await known.renew()
-        await self._recall(known)
+        self._survey = None
+        await self.recall(missing=False)
 
     async def changes_of_sender(self, baseline: bytes | None) -> Any | None:
         """The same for the end that lists: a source that lost all it had is refused, where that deletes everything."""
-        known = self._known
-        if known is None or self.new:
+        if self._known is None or self.new:
             return None  # its walk fills the tree
-        await self.refresh()
+        await self.refresh(baseline, LOOKS_MAX)
         looks = await self.changes(baseline, LOOKS_MAX)
-        guarded = self._opening.delete and not self._opening.force
-        if looks is not None and guarded:
-            counters = await known.call(lambda tree: tree.counters())
-            if not counters["entries"]:
-                raise source_empty()
+        if self._survey is not None and self._survey.emptied:
+            raise source_empty()
         return looks
 
     async def renew(self) -> None:
@@ -149,7 +178,7 @@ class Memory:
         newest = self._held[0][0] if self._held and self._known is not None else None
         if newest is None:
             return
-        await self.refresh()
+        await self.refresh(newest, LOOK_MAX)
         looks = await self.changes(newest, LOOK_MAX)
         if looks is not None and not len(looks):
             self._agreed = newest
@@ -168,27 +197,49 @@ class Memory:
                 yield None if self._filling is None else self._known.tree
                 self._filling = None
 
-    async def commit(self, *, writing: bool) -> None:
-        """The session ended in order; before the tree is let go of."""
+    async def conclude(self, shop: Workshop, endpoint: Endpoint, *, finished: bool) -> None:
+        """Close the engine, whatever happens meanwhile, and if the session ``finished`` keep what is agreed now.
+
+        In one visit to a thread, before the tree is let go of.
+        """
+        commit = self._commitment() if finished else None
+
+        def ends() -> None:
+            endpoint.close()
+            if commit is not None:
+                commit()
+
+        with trio.CancelScope(shield=True):
+            await shop.blocking(ends)
+        if commit is not None and self._known is not None:
+            self._known.unsaved()
+
+    def _commitment(self) -> Callable[[], None] | None:
         known, opening, filling = self._known, self._opening, self._filling
-        if known is None or opening.dry_run or opening.checksum or (filling is not None and filling.disturbed):
-            return
+        if known is None or opening.dry_run or opening.checksum:
+            return None
+        tree, key_, id_, tick = known.tree, self._key, opening.session, self._tick
         if opening.scoped:
-            if self._agreed is not None and filling is not None:
-                await known.commit(self._key, self._agreed, await known.call(lambda tree: tree.tick()))
-            return
-        tick = self._tick
-        if filling is not None and (writing or tick is None):
+            if self._agreed is None or filling is None:
+                return None
+            id_, tick = self._agreed, None
+        elif filling is not None and not self._sends:
+            tick = None
+        elif not self._sends or (tick is None and filling is None):
+            return None  # a receiver's writes are not known for its own
+
+        def commit() -> None:
             # nothing but the session's own work was found since it began: a refresh would have disturbed it
-            tick = await known.call(lambda tree: tree.tick())
-        elif writing:
-            return  # its writes are not known for its own
-        if tick is not None:
-            await known.commit(self._key, opening.session, tick)
+            if filling is None or not filling.disturbed:
+                tree.commit(key_, id_, tree.tick() if tick is None else tick)
+
+        return commit
 
     async def news(self) -> str:
         """What a person should know about the tree."""
-        return "" if self._known is None else await self._known.news()
+        if self._known is None:
+            return ""
+        return await self._known.news(None if self._survey is None else self._survey.notice)
 
 
 def source_empty() -> SyncError:

@@ -94,7 +94,7 @@ async def _receive(shop: Workshop, served: Served, opening: Open) -> bool:
         looks = None
         if opening.baselines:
             if baseline is not None:
-                await memory.refresh()
+                await memory.refresh(baseline, LOOK_MAX)
                 looks = await memory.changes(baseline, LOOK_MAX)
             baseline = None if looks is None else baseline
         elif opening.scoped:
@@ -164,16 +164,16 @@ async def _send(shop: Workshop, served: Served, opening: Open) -> bool:
 
 
 async def _run(shop: Workshop, served: Served, endpoint: Endpoint, opened: Opened, wake: Wake, memory: Memory) -> bool:
+    finished = False
     try:
         endpoint.session.send(opened)
         await served.connection.send(opened)
         served.pump = Pump(served.connection, endpoint, wake, farewell=_STOPPING)
         await served.pump.run()
-        if endpoint.finished:
-            await memory.commit(writing=isinstance(endpoint, ReceiverEndpoint))
+        finished = endpoint.finished
         return served.pump.reusable
     finally:
-        await shop.close(endpoint)
+        await memory.conclude(shop, endpoint, finished=finished)
         if not endpoint.session.closed:  # DONE may not have arrived
             served.totals.lose_epoch(endpoint.counters())
 

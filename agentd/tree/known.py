@@ -31,8 +31,12 @@ REFRESH_PATIENCE_S = 10.0
 by somebody else."""
 
 
+Recalled = tuple[bool, int, list[tuple[bytes, int]]]
+"""Whether nothing is known yet; the tree's tick; (id, tick) of each baseline of a key, newest first."""
+
+
 class CrateTree(Protocol):
-    """``_core.Tree``; every method may block."""
+    """``_core.Tree``; every method but ``recall`` may block."""
 
     def is_new(self) -> bool: ...  # noqa: D102
     def refresh(self, *, hold: bool = False) -> bool: ...  # noqa: D102
@@ -40,6 +44,7 @@ class CrateTree(Protocol):
     def changes(self, since: int, limit: int) -> Any | None: ...  # noqa: D102
     def commit(self, key: bytes, id: bytes, tick: int) -> None: ...  # noqa: A002, D102
     def baselines(self, key: bytes) -> list[tuple[bytes, int]]: ...  # noqa: D102
+    def recall(self, key: bytes) -> Recalled | None: ...  # noqa: D102
     def save(self, path: bytes) -> None: ...  # noqa: D102
     def notice(self) -> str: ...  # noqa: D102
     def held(self) -> float | None: ...  # noqa: D102
@@ -87,27 +92,41 @@ class Known:
         """``function`` of the crate's tree, in a thread: its lock may be held by a refresh."""
         return await trio.to_thread.run_sync(function, self.tree, limiter=self._threads)
 
+    async def recall(self, key: bytes) -> Recalled:
+        """What is known now, before anything is looked at."""
+        found = self.tree.recall(key)
+        if found is None:
+            found = await self.call(lambda tree: (tree.is_new(), tree.tick(), tree.baselines(key)))
+        return found
+
     async def refresh(self, *, hold: bool = False) -> bool:
         """Make it true as of this call.  One runs at a time; callers that come before it begins share the next one.
 
         False: it cannot be true, and its changes are not all.  Raises OSError when the root is gone, and SyncError.
         """
+        return await self.survey(lambda _tree, true: true, hold=hold)
+
+    async def survey(self, then: Callable[[CrateTree, bool], T], *, hold: bool = False) -> T:
+        """``then(tree, true)`` right behind a ``refresh`` that returned ``true``, in the same visit to a thread."""
         asked = self._begun
         async with self._turn:
-            number, held, result = self._done
-            if number > asked and held <= hold:
-                return result
-            await self._wait_filled()
-            self._begun += 1
-            number = self._begun
-            if self._filling is not None:
-                self._filling.disturbed = True
-            # abandoned when the caller is cancelled: a rescan may be long, and the crate has a lock of its own
-            result = await trio.to_thread.run_sync(
-                lambda: self.tree.refresh(hold=hold), limiter=self._threads, abandon_on_cancel=True
-            )
-            self._done = number, hold, result
-            return result
+            number, held, true = self._done
+            if number <= asked or held > hold:
+                await self._wait_filled()
+                self._begun += 1
+                number, tree = self._begun, self.tree
+                if self._filling is not None:
+                    self._filling.disturbed = True
+
+                def look() -> tuple[bool, T]:
+                    true = tree.refresh(hold=hold)
+                    return true, then(tree, true)
+
+                # abandoned when the caller is cancelled: a rescan may be long, and the crate has a lock of its own
+                true, found = await trio.to_thread.run_sync(look, limiter=self._threads, abandon_on_cancel=True)
+                self._done = number, hold, true
+                return found
+        return await self.call(lambda tree: then(tree, true))
 
     @contextlib.asynccontextmanager
     async def filling(self) -> AsyncIterator[Filling | None]:
@@ -142,22 +161,19 @@ class Known:
             await self._woken.wait()
         return self.wakes
 
-    async def changes(self, since: int, limit: int) -> Any | None:
-        """Looks at what changed since the tick; None: more than ``limit`` bytes of them."""
-        return await self.call(lambda tree: tree.changes(since, limit))
-
-    async def commit(self, key: bytes, id_: bytes, tick: int) -> None:
-        """Keep a baseline, and save it soon."""
-        await self.call(lambda tree: tree.commit(key, id_, tick))
+    def unsaved(self) -> None:
+        """Something was learnt that is worth saving soon."""
         self._unsaved.set()
 
     async def held(self) -> float | None:
         """Seconds until the first file that is being written may be looked at; None: no file is."""
         return await self.call(lambda tree: tree.held())
 
-    async def news(self) -> str:
-        """What a person should know about it and was not told yet; mostly nothing."""
-        said = await self.call(lambda tree: tree.notice())
+    async def news(self, said: str | None = None) -> str:
+        """What a person should know about it and was not told yet; mostly nothing.  ``said`` is its ``notice()``, when
+        that is known already."""
+        if said is None:
+            said = await self.call(lambda tree: tree.notice())
         new = said if said != self._said else ""
         self._said = said
         if new:

@@ -101,6 +101,9 @@ impl From<io::Error> for Trouble {
     }
 }
 
+/// Whether nothing is known yet, the index's clock, and (id, tick) of each baseline of a key, newest first.
+pub type Recalled = (bool, u64, Vec<([u8; 16], u64)>);
+
 /// See the module.
 pub struct Tree {
     path: Vec<u8>,
@@ -230,6 +233,12 @@ impl Tree {
     /// See `Index::baselines`.
     pub fn baselines(&self, key: &[u8; 16]) -> Vec<([u8; 16], u64)> {
         lock(&self.state).index.baselines(key)
+    }
+
+    /// `is_new`, `tick` and `baselines` of one moment; None, if that would have to wait for somebody else.
+    pub fn recall(&self, key: &[u8; 16]) -> Option<Recalled> {
+        let state = self.state.try_lock().ok()?;
+        Some((state.new, state.index.tick(), state.index.baselines(key)))
     }
 
     /// The size of a file in the directory `dir`, as it was when it was last looked at.

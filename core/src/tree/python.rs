@@ -6,7 +6,7 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{IntoPyDict, PyDict};
 
-use super::{Tree, Trouble};
+use super::{Recalled, Tree, Trouble};
 use crate::beneath::lock;
 use crate::buffer::Buffer;
 use crate::wake::Wake;
@@ -98,6 +98,11 @@ impl PyTree {
     fn baselines(&self, py: Python<'_>, key: [u8; 16]) -> PyResult<Vec<([u8; 16], u64)>> {
         let tree = self.tree()?;
         Ok(py.detach(|| tree.baselines(&key)))
+    }
+
+    fn recall(&self, py: Python<'_>, key: [u8; 16]) -> PyResult<Option<Recalled>> {
+        let tree = self.tree()?;
+        Ok(py.detach(|| tree.recall(&key)))
     }
 
     fn save(&self, py: Python<'_>, path: Vec<u8>) -> PyResult<()> {
