@@ -55,6 +55,8 @@ class Sender:
     ``hashes`` what it remembers is not read again; with ``hard_links`` it knows the other names of what ``looks`` name
     one of, and these are listed, too.  ``since``: the tick of ``tree`` at the state that the receiver has; entries
     that were moved after it say where they were.
+    ``confine``: each of its threads restricts itself, by Landlock, to reading below ``root`` (below the directory of a
+    root that is one file) before it opens anything there, where ``landlock_abi()`` is not 0.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class Sender:
         tree: Tree | None = None,
         looks: Buffer | bytes | None = None,
         since: int | None = None,
+        confine: bool = True,
     ) -> None: ...
     def start(self) -> None:
         """Begin to list.  Once."""
@@ -148,6 +151,7 @@ class Receiver:
     "changed-here"; with "keep-both" a file or symlink that makes room gets the name
     ``NAME.conflict-YYYYMMDD-HHMMSS`` (UTC; a count behind it where that is taken), and is counted.  Of what was to be
     deleted, and of directories that were to make room, the latter two leave what was changed.
+    ``confine``: the same as with Sender, to reading and writing below ``root``, once the first list chunk is here.
     """
 
     def __init__(
@@ -178,6 +182,7 @@ class Receiver:
         partial: bool = False,
         skip_first: bool = False,
         on_conflict: str = "overwrite",
+        confine: bool = True,
     ) -> None: ...
 
     state: str
@@ -314,6 +319,10 @@ def unpack_problems_untrusted(payload: Buffer | bytes) -> list[tuple[bytes, str,
     Codes: "vanished", "changed", "unreadable", "unreadable-directory", "write", "verify", "in-the-way",
     "not-deleted", "metadata", "name", "special", "changed-here".
     """
+
+def landlock_abi() -> int:
+    """The ABI of the kernel's Landlock, 2 or later; 0 where there is none, or where a thread that restricted itself was
+    refused nothing.  Tried once in a process, by a thread that ends with the first call."""
 
 def sweep(root: bytes, temp_tag: str, partial_min: int) -> int:
     """Clear up below ``root`` (or beside it, when it is a file) after this agent's killed sessions.

@@ -33,7 +33,7 @@ from proto.places import places as find_places
 from proto.version import VERSION
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Mapping
 
     from agentd.paths import Lock
     from proto.places import Places
@@ -60,8 +60,9 @@ class App:
         self._notify = Notifier(os.environ)
         passed = passed_sockets(os.environ)
         self._store = Store(os.path.join(places.state, "state.sqlite"), partial(log.warning, "%s"))
-        self._tuning = Tuning()
         self._config = ConfigFile(places.config, self._reconfigure)
+        self._landlock = _landlock(self._config.current(), os.environ)
+        self._tuning = Tuning(confine=self._landlock[0] == "on")
         self._links = Links(self._config.current(), self.identity, places.runtime)
         self._roots = _local_roots(self._config.current())
         self._trees = Trees(
@@ -98,6 +99,7 @@ class App:
             watchers=self._watchers,
             stop=self._stopping.set,
             sockets=(self._places.control_socket, self._places.peer_socket),
+            landlock=self._landlock,
         )
         try:
             async with trio.open_nursery() as nursery:
@@ -218,6 +220,14 @@ class App:
         self._links.config = config
         self._watchers.reconfigure(config)
         self._roots = _local_roots(config)
+
+
+def _landlock(config: Config, environ: Mapping[str, str]) -> tuple[str, int]:
+    """Whether engines hold their threads to their roots, and the kernel's Landlock ABI: SYNCCTL_LANDLOCK, or else
+    the configuration."""
+    abi = _core.landlock_abi()
+    wanted = environ.get("SYNCCTL_LANDLOCK") != "off" and config.agent.landlock
+    return "absent" if abi == 0 else "on" if wanted else "off", abi
 
 
 def _local_roots(config: Config) -> frozenset[bytes]:

@@ -28,6 +28,13 @@ class Ssh(NamedTuple):
     dead_after_s: float = 15.0
 
 
+class Agent(NamedTuple):
+    """``[agent]``: this agent itself; read when it starts."""
+
+    landlock: bool = True
+    """Threads that work below a root are held to it by the kernel, where that can."""
+
+
 class Host(NamedTuple):
     """``[host.NAME]``: what differs for one; None is the general setting."""
 
@@ -42,6 +49,7 @@ class Config(NamedTuple):
     ssh: Ssh = Ssh()
     hosts: Mapping[str, Host] = {}
     pairs: Mapping[str, Pair] = {}
+    agent: Agent = Agent()
 
     def host(self, destination: str) -> Host:
         """The settings of an SSH destination: by its whole text, or else without user and port."""
@@ -160,12 +168,19 @@ class ConfigFile:
 
 
 def _read_config(path: str, tables: Tables, raw: dict[str, Any]) -> Config:
-    tables.known((), raw, ("ssh", "host", "pair"))
+    tables.known((), raw, ("agent", "ssh", "host", "pair"))
     hosts = {name: _host(tables, name, table) for name, table in tables.within(raw, "host").items()}
     pairs: dict[str, Pair] = {}
     for name, table in tables.within(raw, "pair").items():
         pairs[name] = read_pair(tables, name, table, pairs.values())
-    return Config(path, _ssh(tables, tables.table((), raw, "ssh")), hosts, pairs)
+    ssh, agent = (tables.table((), raw, name) for name in ("ssh", "agent"))
+    return Config(path, _ssh(tables, ssh), hosts, pairs, _agent(tables, agent))
+
+
+def _agent(tables: Tables, table: dict[str, Any]) -> Agent:
+    at = ("agent",)
+    tables.known(at, table, Agent._fields)
+    return Agent(tables.flag(at, table, "landlock", default=True))
 
 
 def _ssh(tables: Tables, table: dict[str, Any]) -> Ssh:

@@ -121,6 +121,13 @@ def pair(row: control.PairInfo) -> str:
     return escape_text(f"{row.name:<12} {row.source} -> {row.destination}{options}{state}")
 
 
+_LANDLOCK = {
+    "on": "Landlock is on (ABI {abi}): sessions are held to their roots by the kernel",
+    "off": "Landlock is off, by SYNCCTL_LANDLOCK or config.toml (the kernel has ABI {abi})",
+    "absent": "Landlock is not there: sessions are held to their roots by how they open paths alone",
+}
+
+
 def _agent(row: control.AgentInfo) -> str:
     minutes, seconds = divmod(row.uptime_s, 60)
     hours, minutes = divmod(minutes, 60)
@@ -128,6 +135,7 @@ def _agent(row: control.AgentInfo) -> str:
     lines = [f"agentd {row.version}, pid {row.pid}, up {up}, {render.size(row.rss_kib * 1024)} of memory"]
     lines += [f"  {socket}" for socket in row.sockets]
     lines.append(f"  {row.config}")
+    lines.append(f"  {_LANDLOCK[row.landlock].format(abi=row.landlock_abi)}")
     if row.config_error is not None:
         lines.append(f"  not in force, an older state is: {row.config_error}")
     return "\n".join(escape_text(line) for line in lines)

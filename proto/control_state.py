@@ -44,8 +44,15 @@ class ListPairs(NamedTuple):
         check_uint("id", self.id, limits.U32)
 
 
+_LANDLOCK = ("on", "off", "absent")
+
+
 class AgentInfo(NamedTuple):
-    """The agent itself.  ``config_error`` is set while a changed config.toml is refused and the old one holds."""
+    """The agent itself.  ``config_error`` is set while a changed config.toml is refused and the old one holds.
+
+    ``landlock``: whether its engines are held to their roots by the kernel; "absent" where that has no Landlock of a
+    usable ABI.
+    """
 
     id: int
     pid: int
@@ -55,6 +62,8 @@ class AgentInfo(NamedTuple):
     config: str
     sockets: list[str]
     config_error: str | None = None
+    landlock: str = "absent"
+    landlock_abi: int = 0
 
     def validate(self) -> None:
         """Raise RemoteProtocolError when an invariant does not hold."""
@@ -69,6 +78,8 @@ class AgentInfo(NamedTuple):
             check_text("sockets", socket)
         if self.config_error is not None:
             check_text("config_error", self.config_error)
+        check_choice("landlock", self.landlock, _LANDLOCK)
+        check_uint("landlock_abi", self.landlock_abi, limits.U32)
 
 
 class LinkInfo(NamedTuple):

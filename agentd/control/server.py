@@ -75,6 +75,7 @@ class ControlServer:
         watchers: Watchers,
         stop: Callable[[], None],
         sockets: Sequence[str] = (),
+        landlock: tuple[str, int] = ("absent", 0),
     ) -> None:
         self.events = EventLog()
         self.room = Room()
@@ -85,6 +86,7 @@ class ControlServer:
         self.jobs = Jobs(sessions, self.events, watchers.turns)
         self.stop = stop
         self.sockets = list(sockets)
+        self.landlock = landlock
         self.identity = identity
         self._open = 0
         self._started = trio.current_time()
@@ -144,7 +146,7 @@ class ControlServer:
         now = trio.current_time()
         agent = control.AgentInfo(
             request, os.getpid(), self.identity().version, int(now - self._started), _rss_kib(), config.path,
-            self.sockets, None if error is None else error.message[: limits.TEXT_MAX],
+            self.sockets, None if error is None else error.message[: limits.TEXT_MAX], *self.landlock,
         )  # fmt: skip
         return [
             agent,

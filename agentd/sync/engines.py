@@ -35,6 +35,8 @@ class Tuning(NamedTuple):
     far_rtt_s: float = 0.01
     """A link this long is taken for one that compression pays on until it is measured: buffers on the way swallow the
     first MiBs, so that a sender sees late how slow it is.  Nearer ones are mostly fast, and a busy machine takes ms."""
+    confine: bool = True
+    """Engines hold their threads to their roots, where the kernel can."""
     stripes: int = 4
     """Data connections that a session over a long link begins with; see ``stripes``."""
     stripe_rtt_s: float = 0.01
@@ -122,6 +124,7 @@ class CrateEngines:
                 far=self._is_far(open),
                 wake_fd=wake_fd,
                 profile=open.profile,
+                confine=self._tuning.confine,
                 **more,
             ),
         )
@@ -161,6 +164,7 @@ class CrateEngines:
                 wake_fd=wake_fd,
                 profile=open.profile,
                 on_conflict=open.on_conflict,
+                confine=self._tuning.confine,
                 **knowing._asdict(),
             ),
         )

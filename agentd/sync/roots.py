@@ -14,6 +14,10 @@ Inode = tuple[int, int]
 """(device, inode)."""
 
 
+_LINKS_MAX = 40
+"""Symlinks that one path may lead through, as in the kernel."""
+
+
 class Root(NamedTuple):
     """A root as it was found."""
 
@@ -48,8 +52,8 @@ def absolute(path: bytes, base: bytes | None = None) -> bytes:
 
 
 def locate(path: bytes) -> Root:
-    """What is at the absolute ``path``.  Raises OSError when that cannot be found out."""
-    real = os.path.realpath(path)
+    """What is at the absolute ``path``.  Raises OSError when that cannot be found out, or is not to be."""
+    real = _real(path)
     missing: list[bytes] = []
     where = real
     while True:
@@ -69,6 +73,38 @@ def locate(path: bytes) -> Root:
         status = os.stat(above)
         chain.append((status.st_dev, status.st_ino))
     return Root(real, kind, tuple(chain), tuple(missing), _inside(real))
+
+
+def _real(path: bytes) -> bytes:
+    """``path`` without symlinks, as far as it exists.  Raises OSError for a symlink of another user, who could make it
+    lead elsewhere a moment later; the crate holds to the same rule when it opens a root."""
+    real, links = b"", 0
+    rest = path.split(b"/")[::-1]
+    while rest:
+        name = rest.pop()
+        if name in (b"", b"."):
+            continue
+        if name == b"..":
+            real = real.rpartition(b"/")[0]
+            continue
+        at = real + b"/" + name
+        try:
+            found = os.lstat(at)
+            target = os.readlink(at) if stat.S_ISLNK(found.st_mode) else None
+        except OSError:
+            target = None  # what is there, and whether it is wrong, locate() finds
+        if target is None:
+            real = at
+            continue
+        links += 1
+        if links > _LINKS_MAX:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+        if found.st_uid not in (0, os.geteuid()):
+            raise OSError(f"{shown(at)} is a symlink of another user: name the place that it leads to")
+        if target.startswith(b"/"):
+            real = b""
+        rest += target.split(b"/")[::-1]
+    return real or b"/"
 
 
 def source_root(path: bytes) -> Root:

@@ -4,26 +4,26 @@
 //! `openat2(RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS)`, or one component at a time with O_NOFOLLOW
 //! where the kernel has no openat2 or a sandbox refuses it. Everything else takes such a handle and *one* component,
 //! which callers have checked with `list::is_component`; so no operation can leave the root, whatever is flipped to a
-//! symlink meanwhile. Only the root's own path, which the user chose, is resolved as the kernel does it.
+//! symlink meanwhile. Only the root's own path, which the user chose, is resolved with its symlinks (`given`).
 
+mod given;
 mod handles;
+mod root;
 
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Mutex;
 
 use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid};
 use rustix::io::Errno;
 
+pub use given::{Given, given};
 pub use handles::Handles;
+pub use root::{Root, use_openat2};
 
 /// Bytes read at a time to be hashed.
 const STRETCH: usize = 1 << 20;
-/// The kernel takes paths below 4,096 bytes; longer ones are opened in parts.
-const PART_MAX: usize = 4000;
-/// How often a lookup that lost a race with a rename (EAGAIN) is tried before it goes component by component.
-const OPENAT2_TRIES: u32 = 8;
 
 /// What `lstat` says, in one shape on every platform.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,98 +73,8 @@ impl Meta {
     }
 }
 
-/// The held root of a tree.
-pub struct Root {
-    fd: OwnedFd,
-}
-
-impl Root {
-    /// Opens a root by the path that the user gave; its own last component may be a symlink.
-    pub fn open(path: &[u8]) -> io::Result<Self> {
-        let fd = rustix::fs::open(path, dir_flags() & !OFlags::NOFOLLOW, Mode::empty())?;
-        Ok(Self { fd })
-    }
-
-    /// A root by its open directory.
-    pub fn from_fd(fd: OwnedFd) -> Self {
-        Self { fd }
-    }
-
-    /// The root's handle.
-    pub fn fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
-    }
-
-    /// Opens the directory `path` beneath the root; "" is the root itself.
-    pub fn open_dir(&self, path: &[u8]) -> io::Result<OwnedFd> {
-        if path.is_empty() {
-            return self.fd.try_clone();
-        }
-        let mut rest = path;
-        let mut from: Option<OwnedFd> = None;
-        while !rest.is_empty() {
-            let (part, behind) = split_part(rest)?;
-            let base = from.as_ref().map_or(self.fd.as_fd(), |fd| fd.as_fd());
-            from = Some(open_beneath(base, part)?);
-            rest = behind;
-        }
-        from.ok_or_else(|| io::ErrorKind::InvalidInput.into())
-    }
-}
-
-/// The longest leading part of `path` that one system call takes, and what is behind it.
-fn split_part(path: &[u8]) -> io::Result<(&[u8], &[u8])> {
-    if path.len() <= PART_MAX {
-        return Ok((path, b""));
-    }
-    match path[..PART_MAX].iter().rposition(|&b| b == b'/') {
-        Some(at) => Ok((&path[..at], &path[at + 1..])),
-        None => Err(Errno::NAMETOOLONG.into()),
-    }
-}
-
 fn dir_flags() -> OFlags {
     OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC
-}
-
-#[cfg(target_os = "linux")]
-fn open_beneath(base: BorrowedFd<'_>, path: &[u8]) -> io::Result<OwnedFd> {
-    use rustix::fs::ResolveFlags;
-    use std::sync::atomic::{AtomicBool, Ordering};
-    static REFUSED: AtomicBool = AtomicBool::new(false);
-
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-    for _ in 0..OPENAT2_TRIES {
-        if REFUSED.load(Ordering::Relaxed) {
-            break;
-        }
-        match rustix::fs::openat2(base, path, dir_flags(), Mode::empty(), resolve) {
-            Ok(fd) => return Ok(fd),
-            Err(Errno::AGAIN) => {}
-            // Old kernels have no such call; seccomp filters of some containers answer EPERM for it.
-            Err(Errno::NOSYS | Errno::PERM) => REFUSED.store(true, Ordering::Relaxed),
-            Err(e) => return Err(e.into()),
-        }
-    }
-    walk_beneath(base, path)
-}
-
-#[cfg(not(target_os = "linux"))]
-fn open_beneath(base: BorrowedFd<'_>, path: &[u8]) -> io::Result<OwnedFd> {
-    walk_beneath(base, path)
-}
-
-/// One component at a time; each is refused when it is a symlink at the moment it is opened.
-fn walk_beneath(base: BorrowedFd<'_>, path: &[u8]) -> io::Result<OwnedFd> {
-    let mut held: Option<OwnedFd> = None;
-    for component in path.split(|&b| b == b'/') {
-        if !crate::list::is_component(component) {
-            return Err(Errno::INVAL.into());
-        }
-        let from = held.as_ref().map_or(base, |fd| fd.as_fd());
-        held = Some(open_dir_at(from, component)?);
-    }
-    held.ok_or_else(|| io::ErrorKind::InvalidInput.into())
 }
 
 /// Opens the directory `name` in `dir`; a symlink is refused (ENOTDIR or ELOOP).
@@ -201,6 +111,23 @@ pub fn open_write_at(dir: impl AsFd, name: &[u8]) -> io::Result<(OwnedFd, Meta)>
         return Err(Errno::INVAL.into());
     }
     Ok((fd, meta))
+}
+
+/// What a modification time (seconds, nanoseconds) becomes when the file system of `dir` stores it. Leaves no trace, and
+/// fails where that is impossible.
+#[cfg(target_os = "linux")]
+pub fn stored_time(dir: impl AsFd, (s, ns): (i64, u32)) -> io::Result<(i64, u32)> {
+    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+    let fd = rustix::fs::openat(dir, c".", flags, Mode::RUSR | Mode::WUSR)?;
+    set_mtime(&fd, s, ns)?;
+    let meta = stat(&fd)?;
+    Ok((meta.mtime_s, meta.mtime_ns))
+}
+
+/// Elsewhere that is impossible.
+#[cfg(not(target_os = "linux"))]
+pub fn stored_time(_dir: impl AsFd, _time: (i64, u32)) -> io::Result<(i64, u32)> {
+    Err(io::ErrorKind::Unsupported.into())
 }
 
 /// `fstat`.
@@ -490,7 +417,7 @@ mod tests {
         assert!(root.open_dir(b"a/b").is_ok());
         for path in [&b"out"[..], b"in", b"in/b", b"out/ssh", b"..", b"a/../..", b"/etc"] {
             assert!(root.open_dir(path).is_err(), "{path:?}");
-            assert!(walk_beneath(root.fd(), path).is_err(), "{path:?}");
+            assert!(root::walk_beneath(root.fd(), path).is_err(), "{path:?}");
         }
         assert!(open_read_at(root.fd(), b"out").is_err());
         assert!(chmod_at(root.fd(), b"out", 0o777).is_err());

@@ -10,6 +10,7 @@ pub mod compress;
 pub mod delta;
 pub mod filter;
 pub mod holes;
+pub mod landlock;
 pub mod list;
 pub mod piece;
 pub mod profile;
@@ -58,6 +59,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(tools::sweep, module)?)?;
     module.add_function(wrap_pyfunction!(tools::excluded, module)?)?;
     module.add_function(wrap_pyfunction!(tools::hash_file, module)?)?;
+    module.add_function(wrap_pyfunction!(tools::landlock_abi, module)?)?;
     module.add_class::<sender::Sender>()?;
     module.add_class::<tree::PyTree>()?;
     module.add_function(wrap_pyfunction!(selftest::selftest, module)?)?;

@@ -15,6 +15,7 @@ use crate::signature::{self, Signature, SignatureBuilder};
 
 /// Runs one part of the crate on `data`; `extra` holds its other arguments by name.
 ///
+/// - "openat2": on -> whether openat2 was tried before a component walk
 /// - "filter": patterns, paths [(path, is a directory)] -> whether each is excluded
 /// - "weak": -> the weak sum; "roll": length -> the weak sums of all windows of that length
 /// - "hash": -> BLAKE3, by pieces and merged where the data is longer than one
@@ -37,6 +38,7 @@ pub fn selftest<'py>(
 ) -> PyResult<Bound<'py, PyAny>> {
     let data = PyBuffer::<u8>::get(data)?.to_vec(py)?;
     match what {
+        "openat2" => crate::beneath::use_openat2(argument(extra, "on")?).into_bound_py_any(py),
         "filter" => {
             let filter = Filter::new(&argument::<Vec<Vec<u8>>>(extra, "patterns")?)
                 .map_err(|error| PyValueError::new_err(error.message()))?;

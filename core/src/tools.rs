@@ -1,12 +1,11 @@
 //! Small services for the agent that are not an engine's.
 
 use std::io;
-use std::os::unix::ffi::OsStrExt;
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
-use crate::beneath::{self, Root, join};
+use crate::beneath::{self, Given, Root, join};
 use crate::filter::{Filter, FilterError};
 use crate::list::DIRECTORY;
 use crate::temp::{self, Kind, Namer};
@@ -59,6 +58,12 @@ pub fn excluded(py: Python<'_>, filters: Vec<Vec<u8>>, path: Vec<u8>, directory:
     .map_err(|what: &str| PyValueError::new_err(what.to_owned()))
 }
 
+/// The ABI of a Landlock that holds, or 0.
+#[pyfunction]
+pub fn landlock_abi(py: Python<'_>) -> u32 {
+    py.detach(crate::landlock::abi)
+}
+
 /// BLAKE3 of a regular file.
 #[pyfunction]
 pub fn hash_file(py: Python<'_>, path: Vec<u8>) -> PyResult<[u8; 32]> {
@@ -80,20 +85,20 @@ pub fn sweep(py: Python<'_>, root: Vec<u8>, temp_tag: &str, partial_min: u64) ->
 }
 
 fn sweep_tree(root: &[u8], namer: &Namer, partial_min: u64) -> io::Result<u64> {
-    let meta = std::fs::metadata(std::path::Path::new(std::ffi::OsStr::from_bytes(root)));
-    if meta.is_ok_and(|m| m.is_dir()) {
-        let tree = Root::open(root)?;
-        let mut swept = 0;
-        let mut waiting = vec![Vec::new()];
-        while let Some(path) = waiting.pop() {
-            // What cannot be entered holds nothing that this user's agent left.
-            swept += sweep_directory(&tree, &path, namer, partial_min, None, &mut waiting).unwrap_or(0);
+    let (tree, name) = match beneath::given(root)? {
+        Given::Directory(tree) => {
+            let mut swept = 0;
+            let mut waiting = vec![Vec::new()];
+            while let Some(path) = waiting.pop() {
+                // What cannot be entered holds nothing that this user's agent left.
+                swept += sweep_directory(&tree, &path, namer, partial_min, None, &mut waiting).unwrap_or(0);
+            }
+            return Ok(swept);
         }
-        return Ok(swept);
-    }
-    let (parent, name) = beneath::split(root);
-    let tree = Root::open(if parent.is_empty() { b"/" } else { parent })?;
-    sweep_directory(&tree, b"", namer, partial_min, Some(temp::stem(name)), &mut Vec::new())
+        Given::File(dir, name) | Given::Missing(dir, name) => (dir, name),
+        Given::Other => return Ok(0),
+    };
+    sweep_directory(&tree, b"", namer, partial_min, Some(temp::stem(&name)), &mut Vec::new())
 }
 
 fn sweep_directory(

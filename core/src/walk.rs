@@ -18,6 +18,7 @@ use rustix::io::Errno;
 
 use crate::beneath::{self, Root, lock};
 use crate::filter::Filter;
+use crate::landlock;
 use crate::list;
 use crate::profile::{Profile, Stage};
 
@@ -360,7 +361,7 @@ pub fn join_in<'s>(walk: &'s Walk<'s>, threads: usize, scope: &'s Scope<'s, '_>)
         if walk.is_short_handed(threads) {
             let builder = std::thread::Builder::new().name("walk".to_owned()).stack_size(STACK);
             // Fewer threads do it, too.
-            let _ = builder.spawn_scoped(scope, move || join_in(walk, threads, scope));
+            let _ = builder.spawn_scoped(scope, landlock::carry(move || join_in(walk, threads, scope)));
         }
     });
 }

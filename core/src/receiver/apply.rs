@@ -21,6 +21,9 @@ pub fn run(shared: &Shared) {
     let next = || shared.queue.next_job(|| shared.stopped());
     while let Some(job) = profile.time(Stage::Idle, next) {
         shared.grow();
+        if !shared.enter() {
+            return;
+        }
         match job {
             Job::Data(payload) => profile.time(Stage::Apply, || data(shared, payload)),
             Job::Basis(chunk, index, partial) => {

@@ -48,6 +48,11 @@ fn remove_aside(shared: &Shared, aside: &Aside) -> io::Result<()> {
     Ok(())
 }
 
+/// Whether `roll_back` has something to do.
+pub fn is_due(shared: &Shared) -> bool {
+    !lock(&shared.asides).is_empty() || !lock(&shared.pending).is_empty() || !lock(&shared.large).is_empty()
+}
+
 /// The session failed or was cancelled: puts back what stood aside, removes temporary files, keeps large partials.
 pub fn roll_back(shared: &Shared) {
     for aside in std::mem::take(&mut *lock(&shared.asides)) {

@@ -87,7 +87,7 @@ fn delete(shared: &Shared, dirs: &Dirs) -> Option<Vec<(Vec<u8>, bool)>> {
         .find(b"")
         .map(|n| &dirs.list[n as usize])
         .is_some_and(|root| root.parts == Parts::All && root.empty);
-    if source_empty && !planned.is_empty() && !options.force && matches!(shared.before, Before::Directory(_)) {
+    if source_empty && !planned.is_empty() && !options.force && matches!(shared.before, Before::Directory(..)) {
         shared.fail(
             "source-empty",
             &shared.root_path,

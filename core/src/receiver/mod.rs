@@ -39,13 +39,13 @@ pub use python::Receiver;
 
 use std::collections::{HashMap, HashSet};
 use std::io;
-use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::thread::JoinHandle;
 
-use crate::beneath::{Handles, lock};
+use crate::beneath::{Handles, Root, lock};
 use crate::filter::Filter;
+use crate::landlock::Confinement;
 use crate::profile::Profile;
 use crate::temp::Namer;
 use crate::tree::Tree;
@@ -79,6 +79,8 @@ pub struct Options {
     /// What comes before the first LIST-END is refused.
     pub skip_first: bool,
     pub on_conflict: OnConflict,
+    /// Threads restrict themselves to the destination.
+    pub confine: bool,
     /// The tick of the tree at the baseline: what it says has changed later, someone else has changed.
     pub since: Option<u64>,
 }
@@ -104,11 +106,11 @@ pub mod problem {
 /// The destination before the session.
 pub enum Before {
     /// Nothing; its parent, and the name to make there.
-    Missing(OwnedFd, Vec<u8>),
-    /// A directory; whether it is empty.
-    Directory(bool),
+    Missing(Root, Vec<u8>),
+    /// A directory, and whether it is empty.
+    Directory(Root, bool),
     /// A regular file (or a symlink to one); its parent and name.
-    File(OwnedFd, Vec<u8>),
+    File(Root, Vec<u8>),
 }
 
 /// All that the threads share.
@@ -121,6 +123,8 @@ pub struct Shared {
     pub before: Before,
     /// Set by the generator when chunk 0 has said what the source is; None inside when there is nothing (dry run).
     pub handles: OnceLock<Option<Handles>>,
+    /// What the threads may open, from then on.
+    pub confinement: OnceLock<Confinement>,
     /// The destination's own name, when the source is one file.
     pub single: OnceLock<Vec<u8>>,
     pub namer: Namer,

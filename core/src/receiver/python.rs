@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::os::unix::ffi::OsStrExt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
@@ -13,15 +12,15 @@ use pyo3::types::{IntoPyDict, PyDict};
 use super::conflict::OnConflict;
 use super::outbox::{Counters, Outbox};
 use super::queue::{Input, Queue};
-use super::{Before, Options, Shared, apply, asides};
-use crate::beneath::{self, Root, lock};
+use super::{Before, Options, Shared, apply};
+use crate::beneath::{self, Given, Root, lock};
 use crate::buffer::{self, Buffer};
 use crate::filter::Filter;
 use crate::profile::Profile;
 use crate::temp::{self, Namer};
 use crate::tree::PyTree;
 use crate::wake::Wake;
-use crate::{EngineClosed, PeerViolation, list};
+use crate::{EngineClosed, PeerViolation};
 
 /// A resident process stays polite, whatever it is asked for.
 const THREADS_MAX: usize = 64;
@@ -40,7 +39,7 @@ impl Receiver {
     #[pyo3(signature = (
         root, *, filters, delete, hashes, owner, group, hard_links, dry_run, itemize, force, max_delete, arrow, threads,
         delta_min, partial_min, list_window, data_window, temp_tag, wake_fd, profile = false, tree = None, since = None, partial = false,
-        skip_first = false, on_conflict = "overwrite"
+        skip_first = false, on_conflict = "overwrite", confine = true
     ))]
     #[allow(
         clippy::too_many_arguments,
@@ -73,6 +72,7 @@ impl Receiver {
         partial: bool,
         skip_first: bool,
         on_conflict: &str,
+        confine: bool,
     ) -> PyResult<Self> {
         let filter = Filter::new(&filters).map_err(|e| PyValueError::new_err(e.message()))?;
         let arrow = *arrow.as_bytes().first().ok_or_else(|| PyValueError::new_err("arrow"))?;
@@ -95,6 +95,7 @@ impl Receiver {
             skip_first: partial && skip_first,
             on_conflict: OnConflict::new(on_conflict).ok_or_else(|| PyValueError::new_err("on_conflict"))?,
             since,
+            confine,
         };
         let tree = tree.and_then(|tree| tree.tree().ok()); // a closed one is none
         let threads = threads.clamp(1, THREADS_MAX);
@@ -104,7 +105,7 @@ impl Receiver {
             let empty = match &before {
                 // A partial of the single file that is to come would not be asked for without a WANT.
                 Before::Missing(parent, name) => !has_partial(parent, name, &namer),
-                Before::Directory(empty) => *empty,
+                Before::Directory(_, empty) => *empty,
                 Before::File(..) => false,
             };
             let shared = Arc::new_cyclic(|me| Shared {
@@ -117,6 +118,7 @@ impl Receiver {
                 root_path: root,
                 before,
                 handles: OnceLock::new(),
+                confinement: OnceLock::new(),
                 single: OnceLock::new(),
                 namer,
                 tree,
@@ -154,7 +156,7 @@ impl Receiver {
         match (&self.shared.before, self.shared.wants_all) {
             (Before::File(..), _) => "file",
             (Before::Missing(..), true) => "missing",
-            (Before::Directory(_), true) => "empty",
+            (Before::Directory(..), true) => "empty",
             _ => "directory",
         }
     }
@@ -241,7 +243,7 @@ impl Receiver {
         self.shared.queue.wake_all();
         self.shared.out.abandon();
         if self.shared.join() {
-            asides::roll_back(&self.shared);
+            self.shared.roll_back();
         }
     }
 }
@@ -252,48 +254,27 @@ impl Drop for Receiver {
     }
 }
 
-/// What is at the destination's own path, which the user chose: its last component may be a symlink.
-fn look(root: &[u8], partial: bool) -> PyResult<Before> {
-    let path = std::path::Path::new(std::ffi::OsStr::from_bytes(root));
-    match std::fs::metadata(path) {
-        Ok(meta) if meta.is_dir() => {
-            let dir = Root::open(root)?;
+/// What is at the destination's own path, which the user chose.
+fn look(root: &[u8], partial: bool) -> io::Result<Before> {
+    Ok(match beneath::given(root)? {
+        Given::Directory(dir) => {
             let mut empty = !partial;
             if empty {
-                beneath::each_name(dir.fd(), |_| empty = false)?;
+                // A handle of its own: reading a directory moves the handle's position.
+                let names = beneath::open_dir_at(dir.fd(), b".")?;
+                beneath::each_name(&names, |_| empty = false)?;
             }
-            Ok(Before::Directory(empty))
+            Before::Directory(dir, empty)
         }
-        Ok(meta) if meta.is_file() => {
-            let real = std::fs::canonicalize(path)?;
-            let (parent, name) = parent_of(real.as_os_str().as_bytes())?;
-            Ok(Before::File(parent, name))
-        }
-        Ok(_) => Err(io::Error::from_raw_os_error(libc::ENOTDIR).into()),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            let (parent, name) = parent_of(root)?;
-            Ok(Before::Missing(parent, name))
-        }
-        Err(e) => Err(e.into()),
-    }
+        Given::File(parent, name) => Before::File(parent, name),
+        Given::Missing(parent, name) => Before::Missing(parent, name),
+        Given::Other => return Err(io::Error::from_raw_os_error(libc::ENOTDIR)),
+    })
 }
 
-fn parent_of(path: &[u8]) -> PyResult<(std::os::fd::OwnedFd, Vec<u8>)> {
-    let end = path.iter().rposition(|&b| b != b'/').map_or(0, |at| at + 1);
-    let (parent, name) = beneath::split(&path[..end]);
-    let parent = if parent.is_empty() { b"/" } else { parent };
-    if !list::is_component(name) {
-        return Err(PyValueError::new_err("a destination path that ends in no plain name"));
-    }
-    Ok((Root::open(parent)?.open_dir(b"")?, name.to_vec()))
-}
-
-fn has_partial(parent: &std::os::fd::OwnedFd, name: &[u8], namer: &Namer) -> bool {
-    let Ok(fd) = parent.try_clone().map(Root::from_fd) else {
-        return false;
-    };
+fn has_partial(parent: &Root, name: &[u8], namer: &Namer) -> bool {
     let mut found = false;
-    let looked = fd.open_dir(b"").and_then(|dir| {
+    let looked = beneath::open_dir_at(parent.fd(), b".").and_then(|dir| {
         beneath::each_name(&dir, |n| {
             found |= namer.own(n).is_some_and(|(_, stem)| stem == temp::stem(name))
         })

@@ -4,6 +4,7 @@ use std::io;
 
 use super::Before;
 use super::compare::{Generator, Step, Stop};
+use super::threads::UNCONFINED;
 use crate::beneath::{self, Handles, Root};
 use crate::list::{self, Chunk, DIRECTORY, REGULAR};
 use crate::tree::root::granule;
@@ -32,6 +33,14 @@ impl Generator<'_> {
         let made = self.root(single);
         match made {
             Ok(handles) => {
+                let held = handles.as_ref().map_or(Ok(()), |h| shared.hold_to(h.root()));
+                if let Err(e) = held {
+                    shared.fail("internal", &shared.root_path, e.raw_os_error().unwrap_or(0), UNCONFINED);
+                    return Err(Stop);
+                }
+                if !shared.enter() {
+                    return Err(Stop);
+                }
                 let _ = shared.granule.set(handles.as_ref().map_or(1, |h| granule(h.root())));
                 let _ = shared.handles.set(handles);
                 Ok(())
@@ -60,21 +69,21 @@ impl Generator<'_> {
             };
             (code, e)
         };
-        let parent = |fd: &std::os::fd::OwnedFd| fd.try_clone().map(Root::from_fd);
         match &shared.before {
-            Before::Directory(_) if single => Err(kind_error(libc::EISDIR)),
+            Before::Directory(..) if single => Err(kind_error(libc::EISDIR)),
             Before::File(..) if !single => Err(kind_error(libc::ENOTDIR)),
-            Before::Missing(fd, name) | Before::File(fd, name) if single => {
+            Before::Missing(parent, name) | Before::File(parent, name) if single => {
                 let _ = shared.single.set(name.clone());
-                Ok(Some(Handles::new(parent(fd).map_err(open_error)?)))
+                Ok(Some(Handles::new(parent.try_clone().map_err(open_error)?)))
             }
             Before::Missing(..) if shared.options.dry_run => Ok(None),
-            Before::Missing(fd, name) => {
-                beneath::mkdir_at(fd, name).map_err(open_error)?;
-                let root = beneath::open_dir_at(fd, name).map_err(open_error)?;
+            Before::Missing(parent, name) => {
+                beneath::mkdir_at(parent.fd(), name).map_err(open_error)?;
+                let root = beneath::open_dir_at(parent.fd(), name).map_err(open_error)?;
                 Ok(Some(Handles::new(Root::from_fd(root))))
             }
-            _ => Ok(Some(Handles::new(Root::open(&shared.root_path).map_err(open_error)?))),
+            Before::Directory(root, _) => Ok(Some(Handles::new(root.try_clone().map_err(open_error)?))),
+            Before::File(..) => Err(kind_error(libc::ENOTDIR)),
         }
     }
 }

@@ -4,13 +4,14 @@ use std::collections::HashSet;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
 use crate::beneath::{Meta, lock};
 use crate::buffer;
 use crate::compress;
+use crate::landlock::{self, Access, Confinement};
 use crate::list::{self, u32_at, u64_at};
 use crate::profile::{Profile, Stage};
 use crate::signature::{self, Kind};
@@ -66,6 +67,8 @@ pub struct Settings {
     pub compress: Compress,
     /// The link is long.
     pub far: bool,
+    /// Threads restrict themselves to the source.
+    pub confine: bool,
 }
 
 /// One session's sender.
@@ -85,6 +88,8 @@ pub struct Engine {
     /// The list.
     pub listing: Listing,
     pub(super) jobs: Jobs,
+    /// What the threads may open; made by the first that opens something.
+    confinement: OnceLock<Confinement>,
     /// What was listed by name.
     pub(super) names: Mutex<Names>,
     link: Arc<Link>,
@@ -147,6 +152,7 @@ impl Engine {
             )
             .remembering(settings.tree.as_ref().map(|tree| Arc::clone(tree.signatures()))),
             jobs: Jobs::new(looks),
+            confinement: OnceLock::new(),
             names: Mutex::default(),
             link,
             profile,
@@ -188,8 +194,28 @@ impl Engine {
             return Ok(());
         }
         let builder = std::thread::Builder::new().name(name.to_owned()).stack_size(STACK);
-        threads.push(builder.spawn(move || engine.guard(|| work(&engine)))?);
+        threads.push(builder.spawn(landlock::carry(move || engine.guard(|| work(&engine))))?);
         Ok(())
+    }
+
+    /// Restricts the calling thread, one of the engine's own, to the source, before it opens anything there. False: that
+    /// failed, and ended the session.
+    pub(super) fn enter(&self) -> bool {
+        let confinement = || {
+            let made = Confinement::to(self.source.handles.root().fd(), Access::Read);
+            made.map(|made| self.confinement.get_or_init(|| made))
+        };
+        let entered = match self.confinement.get() {
+            _ if !self.settings.confine => return true,
+            Some(confinement) => confinement.enter(),
+            None => confinement().and_then(Confinement::enter),
+        };
+        let done = entered.is_ok();
+        if let Err(e) = entered {
+            let what = "confining a thread to the source (SYNCCTL_LANDLOCK=off does without)";
+            self.fail(("internal", Vec::new(), e.raw_os_error().unwrap_or(0), what.to_owned()));
+        }
+        done
     }
 
     fn guard(&self, work: impl FnOnce()) {
@@ -228,6 +254,9 @@ impl Engine {
     fn read(self: &Arc<Self>) {
         while let Some(work) = self.profile.time(Stage::Idle, || self.queue.take()) {
             self.grow();
+            if !self.enter() {
+                return;
+            }
             self.busy.fetch_add(1, Ordering::Relaxed);
             self.profile.time(Stage::Read, || match work {
                 Work::Batch(batch) => read::send(&batch, Known::default(), self),

@@ -81,6 +81,11 @@ impl Jobs {
 }
 
 impl Job {
+    /// Whether there is nothing to be looked at.
+    pub fn is_empty(&self) -> bool {
+        self.looks.is_empty()
+    }
+
     /// Asks for its names.
     pub fn ask(&self, names: &mut Names, lens: &Lens<'_>) {
         // They were checked when they came.

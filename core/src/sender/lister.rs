@@ -27,6 +27,10 @@ impl Engine {
         while !self.is_stopped()
             && let Some(job) = self.jobs.next()
         {
+            // Walkers are started confined, by this thread.
+            if !job.is_empty() && !self.enter() {
+                return;
+            }
             match self.source.single() {
                 Some(single) if job.own => {
                     let entry = || single.entry(&self.source, self.settings.walk.hashes, &self.stop);

@@ -1,14 +1,11 @@
 //! What a sender reads: a directory, or one file.
 
-use std::ffi::OsStr;
 use std::io;
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use rustix::io::Errno;
 
-use crate::beneath::{self, Handles, Meta, Root};
+use crate::beneath::{self, Given, Handles, Meta};
 use crate::list::{self, Entry};
 use crate::walk;
 
@@ -30,28 +27,24 @@ pub struct Single {
 impl Source {
     /// Opens `path`, a directory or a regular file.
     pub fn open(path: &[u8]) -> io::Result<Self> {
-        match Root::open(path) {
-            Err(e) if Errno::from_io_error(&e) == Some(Errno::NOTDIR) => Self::open_file(path),
-            root => Ok(Self {
-                handles: Handles::new(root?),
-                single: None,
-            }),
-        }
-    }
-
-    fn open_file(path: &[u8]) -> io::Result<Self> {
-        let given = Path::new(OsStr::from_bytes(path));
-        let real = given.canonicalize()?;
-        let (Some(dir), Some(name), Some(listed)) = (real.parent(), real.file_name(), given.file_name()) else {
-            return Err(Errno::INVAL.into());
+        let (root, real) = match beneath::given(path)? {
+            Given::Directory(root) => {
+                return Ok(Self {
+                    handles: Handles::new(root),
+                    single: None,
+                });
+            }
+            Given::File(root, real) => (root, real),
+            Given::Missing(..) => return Err(Errno::NOENT.into()),
+            Given::Other => return Err(Errno::INVAL.into()),
         };
-        let root = Root::open(dir.as_os_str().as_bytes())?;
-        let (_, meta) = beneath::open_read_at(root.fd(), name.as_bytes())?;
+        let (_, meta) = beneath::open_read_at(root.fd(), &real)?;
+        let end = path.iter().rposition(|&b| b != b'/').map_or(0, |at| at + 1);
         Ok(Self {
             handles: Handles::new(root),
             single: Some(Single {
-                listed: listed.as_bytes().to_vec(),
-                real: name.as_bytes().to_vec(),
+                listed: beneath::split(&path[..end]).1.to_vec(),
+                real,
                 meta,
             }),
         })

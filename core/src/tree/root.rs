@@ -2,8 +2,6 @@
 
 use std::io;
 
-use rustix::fs::{Mode, OFlags};
-
 use crate::beneath::{self, Root};
 
 /// File systems that another machine, or a process behind the kernel's back, can write: no watch tells of that.
@@ -112,7 +110,7 @@ pub fn is_remote(_dir: std::os::fd::BorrowedFd<'_>) -> bool {
 /// without leaving a trace.
 pub fn granule(root: &Root) -> u32 {
     const ODD: (i64, u32) = (1_234_567_891, 987_654_321);
-    let Ok(stored) = probe_time(root, ODD) else {
+    let Ok(stored) = beneath::stored_time(root.fd(), ODD) else {
         return 1;
     };
     let stored_ns = i128::from(stored.0) * 1_000_000_000 + i128::from(stored.1);
@@ -121,19 +119,4 @@ pub fn granule(root: &Root) -> u32 {
         .into_iter()
         .find(|&g| asked_ns - asked_ns.rem_euclid(i128::from(g)) == stored_ns)
         .unwrap_or(1)
-}
-
-/// What a time becomes when the root's file system stores it; leaves no trace, and fails where that is impossible.
-#[cfg(target_os = "linux")]
-fn probe_time(root: &Root, time: (i64, u32)) -> io::Result<(i64, u32)> {
-    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-    let fd = rustix::fs::openat(root.fd(), ".", flags, Mode::RUSR | Mode::WUSR)?;
-    beneath::set_mtime(&fd, time.0, time.1)?;
-    let meta = beneath::stat(&fd)?;
-    Ok((meta.mtime_s, meta.mtime_ns))
-}
-
-#[cfg(not(target_os = "linux"))]
-fn probe_time(_root: &Root, _time: (i64, u32)) -> io::Result<(i64, u32)> {
-    Err(io::ErrorKind::Unsupported.into())
 }

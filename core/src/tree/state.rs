@@ -28,6 +28,8 @@ pub struct State {
     /// The saved index is of another root, and the one here is empty.
     pub suspect: bool,
     pub notice: String,
+    /// fs.inotify.max_user_watches, read while that can be: who finds that it is reached may be held to the root.
+    watches_limit: usize,
     /// This refresh found no watch left, and said so.
     pub limited: bool,
     /// Walks of others that fill the tree.
@@ -52,6 +54,7 @@ impl State {
             stale: false,
             suspect: false,
             notice: String::new(),
+            watches_limit: watches_limit(),
             limited: false,
             tees: 0,
             orphans: Vec::new(),
@@ -121,8 +124,7 @@ impl State {
         if std::mem::replace(&mut self.limited, true) {
             return;
         }
-        let text = std::fs::read_to_string("/proc/sys/fs/inotify/max_user_watches").unwrap_or_default();
-        let limit: usize = text.trim().parse().unwrap_or(0);
+        let limit = self.watches_limit;
         let raise = (2 * limit.max(self.index.dirs())).next_power_of_two().max(1 << 19);
         self.notice = format!(
             "no more directories can be watched ({NAME} = {limit}); the others are read by every sync: raise the limit \
@@ -138,4 +140,9 @@ impl State {
             self.index.set_hash(dir, name, stat, hash);
         }
     }
+}
+
+fn watches_limit() -> usize {
+    let text = std::fs::read_to_string("/proc/sys/fs/inotify/max_user_watches").unwrap_or_default();
+    text.trim().parse().unwrap_or(0)
 }
