@@ -248,7 +248,8 @@ class Tree:
     wakes up.
 
     Files with several names are looked at by every refresh.  That a file was given another name outside the root raises
-    no event: a refresh (without ``hold``) also looks at about 2,000 other files, the next one at those behind them.
+    no event: a refresh (without ``hold``) also looks at about 2,000 other files, or 250 with ``brief``, the next one
+    at those behind them.
     """
 
     def __init__(
@@ -264,7 +265,7 @@ class Tree:
     def is_new(self) -> bool:
         """Nothing is known yet: a sender's walk of everything, or the next refresh, fills it."""
 
-    def refresh(self, *, hold: bool = False) -> bool:
+    def refresh(self, *, hold: bool = False, brief: bool = False) -> bool:
         """Make the index true as of the call, by looking at what events named and at what none can name (files with
         several names, directories without a watch).  Blocks: call it off the event loop.
 
@@ -274,6 +275,11 @@ class Tree:
         False: directories are moved about faster than they can be read.  Raises TreePaused, OSError when the root
         cannot be looked at, EngineClosed after ``close``.
         """
+
+    def at_rest(self) -> bool:
+        """Whether all that events named since the last refresh is a few files that were known and are closed again, or
+        names that came and went: nothing that an editor's way of saving would follow with more.  Waits for nobody;
+        false while it cannot be told."""
 
     def tick(self) -> int:
         """The index's clock; it grows with each change found or expected."""

@@ -97,6 +97,9 @@ class Open(NamedTuple):
     """A digest of the initiator's root: the responder tells by it whose baselines are whose."""
     reread: bool = False
     """Nothing that is remembered of either root is trusted."""
+    brief: bool = False
+    """Somebody waits for a save: of what no event tells, a receiver looks at little before the session, and at the rest
+    behind it."""
 
     def validate(self) -> None:
         """Raise RemoteProtocolError when an invariant does not hold."""
@@ -117,6 +120,7 @@ class Open(NamedTuple):
         check_choice("on_conflict", self.on_conflict, ON_CONFLICT)
         check_bool("scoped", self.scoped)
         check_bool("reread", self.reread)
+        check_bool("brief", self.brief)
         check_bytes("origin", self.origin, 16, 16)
         check_list("baselines", self.baselines, limits.BASELINES_MAX)
         for baseline in self.baselines:

@@ -171,6 +171,7 @@ class Initiator:
             scoped=self._pushing and self._job.scope is not None,
             on_conflict=self._job.on_conflict,
             reread=options.reread,
+            brief=self._job.scope is not None or self._job.hold,
             origin=origin(root.path),
         )
 

@@ -38,7 +38,7 @@ class Trees(Protocol):
     """What is needed of ``agentd.tree.trees.Trees``."""
 
     def use(self, root: bytes, filters: Sequence[bytes]) -> contextlib.AbstractAsyncContextManager[Known | None]: ...  # noqa: D102
-    def verify(self, root: bytes, filters: Sequence[bytes]) -> None: ...  # noqa: D102
+    def verify(self, root: bytes, filters: Sequence[bytes], *, brief: bool) -> None: ...  # noqa: D102
 
 
 class _Survey(NamedTuple):
@@ -122,7 +122,7 @@ class Memory:
             return _Survey(true, tree.is_new(), tree.tick(), baselines, looks, emptied, tree.notice())
 
         try:
-            survey = await known.survey(look, hold=self.hold)
+            survey = await known.survey(look, hold=self.hold, brief=self._opening.brief)
         except _core.TreePaused as e:
             await self._take_pause(known, e)
             return
@@ -273,4 +273,4 @@ async def remembering(
         await memory.recall(missing=root.kind == "missing")
         yield memory
         if known is not None and writing:
-            trees.verify(root.path, opening.filters)
+            trees.verify(root.path, opening.filters, brief=opening.brief)

@@ -36,10 +36,11 @@ Recalled = tuple[bool, int, list[tuple[bytes, int]]]
 
 
 class CrateTree(Protocol):
-    """``_core.Tree``; every method but ``recall`` may block."""
+    """``_core.Tree``; every method but ``recall`` and ``at_rest`` may block."""
 
     def is_new(self) -> bool: ...  # noqa: D102
-    def refresh(self, *, hold: bool = False) -> bool: ...  # noqa: D102
+    def refresh(self, *, hold: bool = False, brief: bool = False) -> bool: ...  # noqa: D102
+    def at_rest(self) -> bool: ...  # noqa: D102
     def tick(self) -> int: ...  # noqa: D102
     def changes(self, since: int, limit: int) -> Any | None: ...  # noqa: D102
     def commit(self, key: bytes, id: bytes, tick: int) -> None: ...  # noqa: A002, D102
@@ -77,7 +78,7 @@ class Known:
         self._woken = trio.Event()
         self._turn = trio.Lock()
         self._begun = 0
-        self._done: tuple[int, bool, bool] = (0, False, False)
+        self._done: tuple[int, tuple[bool, bool], bool] = (0, (False, False), False)
         self._filling: Filling | None = None
         self._filled = trio.Event()
         self._unsaved = trio.Event()
@@ -99,19 +100,20 @@ class Known:
             found = await self.call(lambda tree: (tree.is_new(), tree.tick(), tree.baselines(key)))
         return found
 
-    async def refresh(self, *, hold: bool = False) -> bool:
+    async def refresh(self, *, hold: bool = False, brief: bool = False) -> bool:
         """Make it true as of this call.  One runs at a time; callers that come before it begins share the next one.
+        ``brief``: somebody waits, and another one will follow.
 
         False: it cannot be true, and its changes are not all.  Raises OSError when the root is gone, and SyncError.
         """
-        return await self.survey(lambda _tree, true: true, hold=hold)
+        return await self.survey(lambda _tree, true: true, hold=hold, brief=brief)
 
-    async def survey(self, then: Callable[[CrateTree, bool], T], *, hold: bool = False) -> T:
+    async def survey(self, then: Callable[[CrateTree, bool], T], *, hold: bool = False, brief: bool = False) -> T:
         """``then(tree, true)`` right behind a ``refresh`` that returned ``true``, in the same visit to a thread."""
         asked = self._begun
         async with self._turn:
-            number, held, true = self._done
-            if number <= asked or held > hold:
+            number, less, true = self._done
+            if number <= asked or less > (hold, brief):  # with hold nothing is looked at that brief leaves out
                 await self._wait_filled()
                 self._begun += 1
                 number, tree = self._begun, self.tree
@@ -119,12 +121,12 @@ class Known:
                     self._filling.disturbed = True
 
                 def look() -> tuple[bool, T]:
-                    true = tree.refresh(hold=hold)
+                    true = tree.refresh(hold=hold, brief=brief)
                     return true, then(tree, true)
 
                 # abandoned when the caller is cancelled: a rescan may be long, and the crate has a lock of its own
                 true, found = await trio.to_thread.run_sync(look, limiter=self._threads, abandon_on_cancel=True)
-                self._done = number, hold, true
+                self._done = number, (hold, brief), true
                 return found
         return await self.call(lambda tree: then(tree, true))
 
@@ -160,6 +162,10 @@ class Known:
         while self.wakes <= seen:
             await self._woken.wait()
         return self.wakes
+
+    def at_rest(self) -> bool:
+        """Whether what became dirty are saves that are complete; it does not block."""
+        return self.tree.at_rest()
 
     def unsaved(self) -> None:
         """Something was learnt that is worth saving soon."""

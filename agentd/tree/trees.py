@@ -28,6 +28,9 @@ IDLE_S = 3600.0
 
 SWEEP_S = 60.0
 
+VERIFY_AFTER_S = 0.25
+"""Behind a save: the next one does not wait for what is looked at behind this one."""
+
 STOP_S = 3.0
 """What saving may take when the agent stops, which has 5 s for everything."""
 
@@ -102,6 +105,8 @@ class Trees:
         self._slots: dict[Key, _Slot] = {}
         self._nursery: trio.Nursery | None = None
         self._limiter = trio.CapacityLimiter(8)
+        self._verifying: set[Key] = set()
+        """Those that a refresh is due for."""
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep them, and let go of those that are of no use any more, until cancelled; then all are saved."""
@@ -143,13 +148,18 @@ class Trees:
             if slot.known is None and not slot.users and self._slots.get(key) is slot:
                 del self._slots[key]
 
-    def verify(self, root: bytes, filters: Sequence[bytes]) -> None:
-        """Refresh the tree soon, behind a session that wrote there."""
-        if self._nursery is not None:
-            self._nursery.start_soon(self._verify, root, filters)
+    def verify(self, root: bytes, filters: Sequence[bytes], *, brief: bool = False) -> None:
+        """Refresh the tree behind a session that wrote there; behind a ``brief`` one, when no other follows at once."""
+        key = root, tuple(filters)
+        if self._nursery is not None and not (brief and key in self._verifying):
+            self._nursery.start_soon(self._verify, key, brief)
 
-    async def _verify(self, root: bytes, filters: Sequence[bytes]) -> None:
-        async with self.use(root, filters) as known:
+    async def _verify(self, key: Key, brief: bool) -> None:
+        if brief:
+            self._verifying.add(key)
+            await trio.sleep(VERIFY_AFTER_S)
+            self._verifying.discard(key)
+        async with self.use(*key) as known:
             if known is not None:
                 with contextlib.suppress(OSError, _core.EngineClosed):  # the next session is told
                     await known.refresh()

@@ -10,7 +10,8 @@ from collections import OrderedDict
 from typing import NamedTuple
 
 PATTERN_S = 0.002
-"""From the first event to the first look: editors save by several calls within a millisecond."""
+"""From the first event to the first look, unless a save is complete before: editors save by several calls within a
+millisecond."""
 
 GONE_S = 0.03
 """Once more for a name that went: an editor that moves the old file away puts the new one there next."""
@@ -71,7 +72,7 @@ class Settle:
         return self._gap >= GAP_S and self._since < math.inf
 
     def first_look(self, now: float) -> float:
-        """When to look, when something changed at ``now``."""
+        """When to look at the latest, when something changed at ``now``; PATTERN_S before that at the earliest."""
         if now - self._looked > 4 * self._rest:
             self._rest = PATTERN_S
         return now + self._rest

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 import trio
 
 from agentd.watch.git import GitWork
-from agentd.watch.settle import FEW, Found, Settle
+from agentd.watch.settle import FEW, PATTERN_S, Found, Settle
 from proto.errors import SyncError
 from proto.job import Problems, shown
 from proto.looks import unpack_looks
@@ -44,6 +44,9 @@ TRANSIENT = frozenset((
 RETRY_MAX_S = 60.0
 PROBLEMS_RETRY_S, PROBLEMS_RETRY_MAX_S = 30.0, 1800.0
 """When paths that had problems are tried again although nothing changed here."""
+
+SAVE_LOOK_S = 0.0005
+"""How often it is looked whether a save that began is complete."""
 
 HELD_MIN_S = 0.002
 """A file that is due this very moment may be an instant late."""
@@ -78,6 +81,7 @@ class Tree(Protocol):
     @property
     def wakes(self) -> int: ...  # noqa: D102
     async def wait_dirty(self, seen: int) -> int: ...  # noqa: D102
+    def at_rest(self) -> bool: ...  # noqa: D102
     async def refresh(self, *, hold: bool) -> bool: ...  # noqa: D102
     async def call(self, function: Callable[[Any], T]) -> T: ...  # noqa: D102
     async def news(self) -> str: ...  # noqa: D102
@@ -296,7 +300,14 @@ class Watcher:
                 await trio.sleep_forever()
             await self._disturbed(tree, look.wakes)
         if not self._waiting.cancelled_caught:
-            await trio.sleep_until(settle.first_look(trio.current_time()))
+            await self._let_save(tree)
+
+    async def _let_save(self, tree: Tree) -> None:
+        """Until an editor's way of saving is over, which it is at once when a file was rewritten and closed."""
+        until = self._settle.first_look(trio.current_time())
+        await trio.sleep_until(until - PATTERN_S)
+        while (left := until - trio.current_time()) > 0 and not tree.at_rest():  # noqa: ASYNC110 - nobody tells
+            await trio.sleep(min(left, SAVE_LOOK_S))
 
     async def _disturbed(self, tree: Tree, wakes: int) -> None:
         """Until there is an event, or the root is another one."""

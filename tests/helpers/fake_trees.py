@@ -24,6 +24,7 @@ class FakeTree:
         self.said = ""
         self.unwatched = 0
         self.held_s: float | None = None
+        self.rests = False
         self.wakes = 0
         self._tick = 0
         self._changes: list[tuple[int, bytes, bool]] = []
@@ -45,6 +46,9 @@ class FakeTree:
         while self.wakes <= seen:
             await self._dirty.wait()
         return self.wakes
+
+    def at_rest(self) -> bool:
+        return self.rests
 
     async def refresh(self, *, hold: bool) -> bool:
         assert hold

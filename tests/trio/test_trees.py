@@ -41,10 +41,13 @@ class FakeTree:
     def is_new(self) -> bool:
         return not self.refreshes
 
-    def refresh(self, *, hold: bool = False) -> bool:
-        self.refreshes.append(hold)
+    def refresh(self, *, hold: bool = False, brief: bool = False) -> bool:
+        self.refreshes.append(hold or brief)
         assert self.gate.wait(LIMIT_S)
         return True
+
+    def at_rest(self) -> bool:
+        return False
 
     def tick(self) -> int:
         return len(self.refreshes)

@@ -116,6 +116,18 @@ async def test_a_save_leaves_at_once(tmp_path: Path, autojump_clock: trio.testin
             assert bench.runs.at[-1] - saved < 0.005
 
 
+async def test_a_save_that_is_complete_waits_for_nothing(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with open_bench(tmp_path) as bench:
+        await trio.sleep(1)
+        bench.tree.rests = True
+        bench.save("f")
+        saved = trio.current_time()
+        await trio.sleep(1)
+        assert bench.runs.at[1:] == [saved]
+
+
 async def test_a_burst_is_one_batch(tmp_path: Path, autojump_clock: trio.testing.MockClock) -> None:
     async with open_bench(tmp_path) as bench:
         await trio.sleep(1)

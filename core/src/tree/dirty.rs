@@ -18,6 +18,9 @@ const HELD_MAX: Duration = Duration::from_secs(10);
 /// A file that was emptied is expected to be filled again within this time.
 pub const REFILL: Duration = Duration::from_millis(300);
 
+/// So many names are looked at for whether they are at rest: what saves name. More are a burst.
+const AT_REST_MAX: usize = 8;
+
 /// inotify's event bits, as the kernel defines them (linux/inotify.h).
 pub mod bits {
     #![allow(missing_docs, reason = "inotify(7) explains them")]
@@ -45,6 +48,8 @@ pub struct Touched {
     /// See `first`.
     pub last: Instant,
     writing: Writing,
+    /// The name was taken away, and nothing was put there since.
+    gone: bool,
     /// It is held, and due then.
     pub due: Option<Instant>,
 }
@@ -65,6 +70,7 @@ impl Touched {
             first: now,
             last: now,
             writing: Writing::No,
+            gone: false,
             due: None,
         }
     }
@@ -78,6 +84,11 @@ impl Touched {
     fn event(&mut self, mask: u32, now: Instant) {
         self.last = now;
         self.due = None;
+        if mask & (bits::MOVED_FROM | bits::DELETE) != 0 {
+            self.gone = true;
+        } else if mask & (bits::MOVED_TO | bits::CREATE) != 0 {
+            self.gone = false;
+        }
         if mask & (bits::CLOSE_WRITE | bits::MOVED_TO | bits::MOVED_FROM | bits::DELETE) != 0 {
             self.writing = Writing::No;
             self.first = now;
@@ -87,6 +98,12 @@ impl Touched {
             self.writing = Writing::Created;
             self.first = now;
         }
+    }
+
+    /// Whether the last events leave nothing to be expected: a file that was there is there and closed, or a name that
+    /// was not there is gone again.
+    fn at_rest(&self, known: bool) -> bool {
+        self.writing == Writing::No && known != self.gone
     }
 
     /// Until when the file is to be left as it is known, since somebody is at work on it.
@@ -239,6 +256,19 @@ impl Dirty {
         if names.all || !names.names.is_empty() {
             self.dirt.dirs.entry(wd).or_default().put_back(names);
         }
+    }
+
+    /// Whether a few names are all the dirt, and each of them at rest; `known` says whether there was a name of a
+    /// watched directory.
+    pub fn at_rest(&self, known: impl Fn(i32, &[u8]) -> bool) -> bool {
+        let dirt = &self.dirt;
+        let count: usize = dirt.dirs.values().map(|names| names.names.len()).sum();
+        let named = !dirt.everything && dirt.lost.is_empty() && dirt.dirs.values().all(|names| !names.all);
+        let mut each = dirt.dirs.iter().flat_map(|(&wd, names)| {
+            let one = move |(name, touched)| (wd, name, touched);
+            names.names.iter().map(one)
+        });
+        named && (1..=AT_REST_MAX).contains(&count) && each.all(|(wd, name, touched)| touched.at_rest(known(wd, name)))
     }
 
     /// When the first held file is due.

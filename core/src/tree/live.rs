@@ -106,7 +106,7 @@ fn real(root: &Path) -> Entries {
 }
 
 fn check(tree: &Tree, place: &Place) {
-    assert!(tree.refresh(false).expect("a refresh"));
+    assert!(tree.refresh(false, false).expect("a refresh"));
     assert_eq!(known(tree), real(&place.at("")));
 }
 
@@ -330,7 +330,7 @@ fn every_file_is_swept_in_its_turn() {
         fs::remove_file(place.outside("other")).expect("unlink");
     }
     for _ in 0..4 {
-        tree.refresh(false).expect("a refresh");
+        tree.refresh(false, false).expect("a refresh");
     }
     let mut found = changed(&tree, before);
     found.sort();
@@ -341,6 +341,24 @@ fn every_file_is_swept_in_its_turn() {
 }
 
 #[test]
+fn a_brief_refresh_sweeps_a_small_tree() {
+    let place = Place::new();
+    for file in 0..200 {
+        place.write(&format!("f{file}"), "1");
+    }
+    let tree = place.tree();
+    check(&tree, &place);
+    for path in ["f0", "f199"] {
+        let before = tree.tick();
+        fs::hard_link(place.at(path), place.outside("other")).expect("link");
+        fs::write(place.outside("other"), "from outside").expect("write");
+        fs::remove_file(place.outside("other")).expect("unlink");
+        tree.refresh(false, true).expect("a refresh");
+        assert_eq!(changed(&tree, before), [(path.to_owned(), false)]);
+    }
+}
+
+#[test]
 fn a_file_that_is_written_is_held() {
     let place = Place::new();
     place.write("a/f", "old");
@@ -348,21 +366,63 @@ fn a_file_that_is_written_is_held() {
     check(&tree, &place);
     let before = tree.tick();
     let mut file = File::create(place.at("a/f")).expect("open");
-    assert!(tree.refresh(true).expect("a refresh"));
+    assert!(tree.refresh(true, false).expect("a refresh"));
     file.write_all(b"half").expect("write");
     place.write("a/other", "done");
-    assert!(tree.refresh(true).expect("a refresh"));
+    assert!(tree.refresh(true, false).expect("a refresh"));
     assert_eq!(
         changed(&tree, before),
         [("a".to_owned(), false), ("a/other".to_owned(), false)]
     );
     assert!(tree.held().is_some_and(|due| due > Duration::from_secs(1)));
     drop(file);
-    assert!(tree.refresh(true).expect("a refresh"));
+    assert!(tree.refresh(true, false).expect("a refresh"));
     assert!(changed(&tree, before).contains(&("a/f".to_owned(), false)));
     assert_eq!(tree.held(), None);
     let _file = File::create(place.at("a/f")).expect("open");
     check(&tree, &place);
+}
+
+#[test]
+fn saves_are_told_from_what_is_under_way() {
+    let place = Place::new();
+    place.write("a/f", "old");
+    place.write("a/g", "old");
+    let tree = place.tree();
+    check(&tree, &place);
+    let rests = |tree: &Tree, rest: bool, what: &str| {
+        if let Some(watch) = &tree.watch {
+            watch.drain();
+        }
+        assert_eq!(tree.at_rest(), rest, "{what}");
+        check(tree, &place);
+    };
+    rests(&tree, false, "nothing");
+    place.write("a/f", "written");
+    rests(&tree, true, "written and closed");
+    place.write("a/f.tmp", "new");
+    fs::rename(place.at("a/f.tmp"), place.at("a/f")).expect("rename");
+    rests(&tree, true, "written beside and renamed");
+    fs::rename(place.at("a/f"), place.at("a/f~")).expect("rename");
+    place.write("a/f", "rewritten");
+    fs::remove_file(place.at("a/f~")).expect("unlink");
+    rests(&tree, true, "with a backup for a moment");
+    let mut open = File::create(place.at("a/f")).expect("open");
+    open.write_all(b"half").expect("write");
+    place.write("a/g", "meanwhile");
+    rests(&tree, false, "one is still written");
+    drop(open);
+    rests(&tree, true, "closed");
+    place.write("a/f.tmp", "new");
+    rests(&tree, false, "a new name");
+    fs::rename(place.at("a/f.tmp"), place.at("a/f")).expect("rename");
+    rests(&tree, false, "a name that went");
+    for file in 0..20 {
+        place.write(&format!("a/{file}"), "1");
+    }
+    check(&tree, &place);
+    (0..20).for_each(|file| place.write(&format!("a/{file}"), "2"));
+    rests(&tree, false, "a burst");
 }
 
 #[test]
@@ -371,20 +431,20 @@ fn what_is_left_out_is_neither_known_nor_watched() {
     place.write("keep/f", "1");
     place.write("build/x/y", "1");
     let tree = place.tree_with(PLENTY, &["build/", "*.o"]);
-    assert!(tree.refresh(false).expect("a refresh"));
+    assert!(tree.refresh(false, false).expect("a refresh"));
     let before = tree.tick();
     assert_eq!(counter(&tree, "watches"), 2);
     place.write("build/z", "1");
     fs::write(place.at("keep/x.o"), "1").expect("write");
     fs::write(place.at("keep/.f.0123abcd01234567.sync~"), "1").expect("write");
-    assert!(tree.refresh(false).expect("a refresh"));
+    assert!(tree.refresh(false, false).expect("a refresh"));
     assert_eq!(changed(&tree, before), [("keep".to_owned(), false)]);
     place.write("keep/build", "a file");
-    assert!(tree.refresh(false).expect("a refresh"));
+    assert!(tree.refresh(false, false).expect("a refresh"));
     assert!(changed(&tree, before).contains(&("keep/build".to_owned(), false)));
     fs::remove_file(place.at("keep/build")).expect("rm");
     fs::create_dir(place.at("keep/build")).expect("mkdir");
-    assert!(tree.refresh(false).expect("a refresh"));
+    assert!(tree.refresh(false, false).expect("a refresh"));
     let state = lock(&tree.state);
     let keep = state.index.find(b"keep").expect("keep");
     assert_eq!(
@@ -404,7 +464,7 @@ fn another_root_is_all_new_and_an_empty_one_is_a_pause() {
     let tree = place.tree();
     check(&tree, &place);
     tree.commit([1; 16], [2; 16], tree.tick());
-    let paused = |errno| matches!(tree.refresh(false), Err(Trouble::Paused(e, _)) if e == errno);
+    let paused = |errno| matches!(tree.refresh(false, false), Err(Trouble::Paused(e, _)) if e == errno);
 
     fs::rename(place.at(""), place.outside("aside")).expect("rename");
     assert!(paused(libc::ENOENT));
@@ -542,7 +602,7 @@ fn a_saved_index_is_made_true_by_one_rescan() {
     tree.save(path).expect("saved");
     tree.save(path).expect("saved again");
     tree.close();
-    assert!(matches!(tree.refresh(false), Err(Trouble::Closed)));
+    assert!(matches!(tree.refresh(false, false), Err(Trouble::Closed)));
     assert_eq!(saved.metadata().expect("there").mode() & 0o777, 0o600);
 
     place.write("b/g", "while away");
@@ -572,7 +632,7 @@ fn a_saved_index_is_made_true_by_one_rescan() {
         "{}",
         other.notice()
     );
-    assert!(matches!(other.refresh(false), Err(Trouble::Paused(0, _))));
+    assert!(matches!(other.refresh(false, false), Err(Trouble::Paused(0, _))));
     place.write("c", "not empty any more");
     check(&other, &place);
     fs::write(&saved, "no index").expect("write");

@@ -264,6 +264,18 @@ impl Tree {
         lock(&self.state).notice.clone()
     }
 
+    /// Whether all that events named since the last refresh are a few files that were known and are closed again, or
+    /// names that came and went. Waits for nobody: false while that cannot be told.
+    pub fn at_rest(&self) -> bool {
+        let Ok(state) = self.state.try_lock() else {
+            return false;
+        };
+        lock(&self.dirty).at_rest(|wd, name| {
+            let dir = state.places.dir(wd);
+            dir.is_some_and(|dir| state.index.get(dir, name).is_some())
+        })
+    }
+
     /// How long until the first file that is held is due; None: none is held.
     pub fn held(&self) -> Option<Duration> {
         let due = lock(&self.dirty).due()?;

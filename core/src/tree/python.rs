@@ -73,10 +73,15 @@ impl PyTree {
         Ok(py.detach(|| tree.is_new()))
     }
 
-    #[pyo3(signature = (*, hold = false))]
-    fn refresh(&self, py: Python<'_>, hold: bool) -> PyResult<bool> {
+    #[pyo3(signature = (*, hold = false, brief = false))]
+    fn refresh(&self, py: Python<'_>, hold: bool, brief: bool) -> PyResult<bool> {
         let tree = self.tree()?;
-        Ok(py.detach(|| tree.refresh(hold))?)
+        Ok(py.detach(|| tree.refresh(hold, brief))?)
+    }
+
+    fn at_rest(&self, py: Python<'_>) -> PyResult<bool> {
+        let tree = self.tree()?;
+        Ok(py.detach(|| tree.at_rest()))
     }
 
     fn tick(&self, py: Python<'_>) -> PyResult<u64> {

@@ -28,9 +28,11 @@ const MASK: u32 = bits::CREATE
     | bits::EXCL_UNLINK;
 /// Events are read by so many bytes: the kernel wants room for one at least (16 and a name).
 const BLOCK: usize = 64 << 10;
-/// Events that follow each other faster than this are taken together: a burst costs few wake-ups, a single save none
-/// of its speed. The queue (16,384 events by default) takes far more meanwhile.
+/// Events that follow each other faster than this are taken together: a burst costs few wake-ups. The queue (16,384
+/// events by default) takes far more meanwhile.
 const NAP: Duration = Duration::from_millis(2);
+/// The first so many are not: a save is a handful of events within a millisecond, and is known when the last of them is.
+const AWAKE: u32 = 8;
 const HEAD: usize = 16;
 
 /// The watches of a tree, and the thread that folds their events into its dirt.
@@ -101,10 +103,12 @@ impl Drop for Watch {
 impl Shared {
     fn run(&self) {
         let mut last: Option<Instant> = None;
+        let mut quick = 0;
         while self.wait(true, None) {
-            let burst = last.is_some_and(|last| last.elapsed() < NAP);
+            let follows = last.is_some_and(|last| last.elapsed() < NAP);
+            quick = if follows { quick + 1 } else { 0 };
             self.drain();
-            if burst && !self.wait(false, Some(NAP)) {
+            if quick >= AWAKE && !self.wait(false, Some(NAP)) {
                 return;
             }
             last = Some(Instant::now());
