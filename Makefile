@@ -8,6 +8,9 @@ VENV := .venv
 # Tools run as modules: the first line of an installed script cannot hold every folder's name.
 RUN := $(VENV)/bin/python
 
+# Tests wait for other processes more than they work, so that one more of them runs than there are processors.
+JOBS ?= $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1) + 1 )))
+
 # The crate's own tests touch no Python, so they are linked without it: many machines have no library to link with.
 ifeq ($(shell uname),Darwin)
 TEST_FLAGS := -C link-arg=-undefined -C link-arg=dynamic_lookup
@@ -26,7 +29,7 @@ SOURCES := pyproject.toml README.md core/Cargo.toml core/Cargo.lock \
 
 help:
 	@echo 'make demo     two agents, a real SSH link, a real tree: push, again, edit, pull'
-	@echo 'make test     every test'
+	@echo 'make test     every test, by JOBS processes ($(JOBS))'
 	@echo 'make check    format, lint, types, layers'
 	@echo 'make bench    side by side with rsync over the same sshd; every case: make bench ARGS=--full'
 	@echo 'make bench-gate      the same, and no figure worse than the committed baseline'
@@ -39,7 +42,7 @@ demo: $(VENV)/installed
 
 test: $(VENV)/installed $(VENV)/tools
 	$(CARGO) test --quiet --locked --lib
-	$(RUN) -m pytest $(ARGS)
+	$(RUN) -m pytest -n $(JOBS) --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 check: $(VENV)/installed $(VENV)/tools
 	$(RUN) -m ruff format --check .

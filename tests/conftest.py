@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.helpers.fault_case import FaultCase
 from tests.helpers.hosts import (
     Account,
     Agent,
@@ -32,12 +33,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Every number of a marker is one of the matrix."""
+    """Every number of a marker is one of the matrix.  Tests that share a module's agents share a process, too."""
     table = fault_table(items)
     if config.option.fault_table:
         for case in CASES:
             print(case, *table.get(case, ["-"]))
         items.clear()
+    for item in items:
+        chosen = getattr(item, "callspec", None)
+        account = chosen.params.get("account", "") if chosen else ""
+        item.add_marker(pytest.mark.xdist_group(f"{item.location[0]} {account}"))
 
 
 @pytest.fixture(scope="session")
@@ -84,3 +89,11 @@ def place(account: Account) -> Iterator[Path]:
     with short_directory(account) as directory:
         yield directory
         assert not our_files(directory)
+
+
+@pytest.fixture
+def case(hosts: Hosts, place: Path) -> Iterator[FaultCase]:
+    """Two roots in ``place``, and the oracles of the fault matrix."""
+    made = FaultCase(hosts, place)
+    yield made
+    made.finish()

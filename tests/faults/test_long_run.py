@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.skipif(SSHD is None, reason="sshd is not installed"), pytest.mark.timeout(300)]
 
-SYNCS = 200
-WARM_UP = 60
+SYNCS = int(os.environ.get("SYNCCTL_SYNCS", "90"))
+WARM_UP = 50
 RSS_MARGIN_KIB = 4096
-"""Over what an agent held after the warm-up: a leak of 30 KiB a sync would show."""
+"""Over what an agent held after the warm-up: a leak of 100 KiB a sync shows, and of 30 with SYNCCTL_SYNCS=200."""
 
 
 class Watched:
@@ -45,7 +45,7 @@ class Watched:
         assert now.rss_kib <= self.before.rss_kib + RSS_MARGIN_KIB
 
 
-def test_two_hundred_syncs_over_one_link() -> None:
+def test_many_syncs_over_one_link() -> None:
     with short_directory() as directory, two_hosts(this_account(), directory) as hosts:
         assert isinstance(hosts.sshd, Sshd)
         source, destination, back = directory / "src", directory / "dst", directory / "back"

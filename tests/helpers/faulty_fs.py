@@ -79,16 +79,15 @@ def faulty_fs(directory: Path, *, names: str = "", name_max: int = 255) -> Itera
     made.mount.mkdir()
     made.backing.mkdir()
     made.heal()
-    process = subprocess.Popen(
-        [sys.executable, "-P", __file__, made.backing, made.mount, made.control, names, str(name_max)],
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
+    said = directory / "fuse.log"
+    with said.open("wb") as log:
+        argv = [sys.executable, "-P", __file__, made.backing, made.mount, made.control, names, str(name_max)]
+        process = subprocess.Popen(argv, stderr=log, stdout=subprocess.PIPE)
     try:
         assert process.stdout is not None
         if process.stdout.readline() != b"mounted\n":
             process.kill()
-            pytest.skip(f"FUSE cannot be mounted here: {os.fsdecode(process.communicate()[1]).strip()[-300:]}")
+            pytest.skip(f"FUSE cannot be mounted here: {said.read_text()[-300:]}")
         yield made
     finally:
         made.heal()

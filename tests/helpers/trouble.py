@@ -77,6 +77,7 @@ class Result(NamedTuple):
     """The last line of the kind ``result``; empty when there was none."""
     error: dict[str, Any]
     err: str
+    problems: list[dict[str, Any]]
 
     @property
     def code(self) -> str:
@@ -88,7 +89,8 @@ def read_result(status: int, out: bytes | str, err: bytes | str) -> Result:
     """From what the process printed."""
     lines = [json.loads(line) for line in os.fsdecode(out).splitlines() if line.startswith("{")]
     last: dict[str, dict[str, Any]] = {line["t"]: line for line in lines}
-    return Result(status, last.get("result", {}), last.get("error", {}), os.fsdecode(err))
+    problems = [problem for line in lines if line["t"] == "problems" for problem in line["problems"]]
+    return Result(status, last.get("result", {}), last.get("error", {}), os.fsdecode(err), problems)
 
 
 def run_job(agent: Agent, *words: str | bytes | Path, timeout: float = 60.0) -> Result:
@@ -162,6 +164,8 @@ def _content(path: bytes) -> tuple[str, bytes]:
         return "link", os.readlink(path)
     if stat.S_ISDIR(mode):
         return "dir", b""
+    if not stat.S_ISREG(mode):
+        return "special", b""
     with open(path, "rb") as file:
         return "file", hashlib.file_digest(file, "sha256").digest()
 

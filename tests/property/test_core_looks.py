@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.helpers import sending
+from tests.helpers.effort import examples
 from tests.helpers.sending import Entry, Group, Sending, looks
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def payload(pairs: Iterable[tuple[bytes, bool]]) -> bytes:
     return b"".join(looks(deep=(path,)) if deep else looks(path) for path, deep in pairs)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.randoms(use_true_random=False), st.integers(0, 12), st.integers(0, 12), st.integers(1, 4))
 def test_looks_at_what_changed_make_a_list_complete(rng: random.Random, first: int, changes: int, jobs: int) -> None:
     with tempfile.TemporaryDirectory() as place:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from agentd._core import PeerViolation
 from tests.helpers import sending
+from tests.helpers.effort import examples
 from tests.helpers.sending import Sending, buffer
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def test_any_tree_arrives_through_any_window(content: object, threads: int, wind
         assert {running.entries(r.chunk)[r.entry].path: r.data for r in running.records} == expected
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 @given(st.data())
 def test_no_bytes_of_a_peer_do_more_than_end_the_session(data: st.DataObject) -> None:
     with tree({b"a": b"x", b"d": {b"b": b"y"}}) as root, Sending(root) as running:

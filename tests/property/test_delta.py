@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentd import _core
+from tests.helpers.effort import examples
 
 PIECE = 1 << 20
 
@@ -48,7 +49,7 @@ def apply(tokens: bytes, basis: bytes, length: int) -> bytes:
 
 
 @given(edits(), st.integers(1, 100), st.one_of(st.integers(1, 300), st.just(PIECE)))
-@settings(max_examples=400)
+@settings(max_examples=examples(200))
 def test_a_delta_makes_the_new_file(files: tuple[bytes, bytes], block_len: int, piece: int) -> None:
     basis, new = files
     made = b""

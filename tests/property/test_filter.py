@@ -14,6 +14,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from agentd import _core
+from tests.helpers.effort import examples
 
 RSYNC = shutil.which("rsync")
 
@@ -54,7 +55,7 @@ def model(pattern: str, expression: str, path: str, *, is_dir: bool) -> bool:
 
 
 @given(st.lists(st.sampled_from(sorted(PARTS)), min_size=1, max_size=8), path_texts, st.booleans())
-@settings(max_examples=1000)
+@settings(max_examples=examples(300))
 def test_patterns_mean_what_they_say(parts: list[str], path: str, is_dir: bool) -> None:
     # Stars side by side would make another token.
     assume(not any(left[-1] == right[0] == "*" for left, right in pairwise(parts)))
@@ -136,14 +137,14 @@ class TestAgainstRsync:
     """Patterns that nobody would write, on a tree with names that nobody would choose."""
 
     @given(st.lists(patterns, min_size=1, max_size=3))
-    @settings(max_examples=120, deadline=None)
+    @settings(max_examples=examples(60), deadline=None)
     def test_a_rich_tree(self, tree: tuple[bytes, list[Path]], rules: list[bytes]) -> None:
         assume(b"!" not in rules)
         root, paths = tree
         assert survivors(rules, paths) == rsync_survivors(rules, root)
 
     @given(st.lists(patterns, min_size=1, max_size=2), st.lists(path_texts, min_size=1, max_size=12))
-    @settings(max_examples=80, deadline=None)
+    @settings(max_examples=examples(40), deadline=None)
     def test_any_tree(self, rules: list[bytes], texts: list[str]) -> None:
         assume(b"!" not in rules)
         files = {text.encode() for text in texts}

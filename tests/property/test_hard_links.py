@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.helpers.effort import examples
 from tests.helpers.joined import sync
 from tests.helpers.oracle import RSYNC
 from tests.helpers.payloads import DIRECTORY, LINKS, PROBLEM, SYMLINK, Entry, Group, pack_record
@@ -92,7 +93,7 @@ def rsync_finds(source: Path, destination: Path, *options: str) -> list[str]:
 
 
 @pytest.mark.skipif(RSYNC is None, reason="needs rsync to compare with")
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 @given(
     source=trees(),
     destination=st.none() | trees(),

@@ -20,6 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.helpers.by_user import USER
+from tests.helpers.effort import examples
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -127,7 +128,7 @@ def plain(tree: dict[str, list[Any]]) -> dict[str, list[Any]]:
 
 
 @pytest.mark.skipif(shutil.which("rsync") is None, reason="needs rsync to compare with")
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(30), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(task=tasks())
 def test_any_two_trees_become_what_rsync_makes_of_them(worker: Worker, task: dict[str, Any]) -> None:
     found = worker.compare(task)

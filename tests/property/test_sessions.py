@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.helpers.effort import examples
 
 from agentd import _core
 from agentd.sync.endpoints import ReceiverEndpoint, SenderEndpoint
@@ -147,7 +148,7 @@ def join(
     return [End(sending, there, back), End(receiving, back, there)]
 
 
-@settings(max_examples=800, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(
     source=trees,
     destination=st.none() | trees,
@@ -189,7 +190,7 @@ def test_sessions_never_stall_and_end_in_equal_trees(
 changes = st.dictionaries(names, st.none() | st.binary(max_size=80), max_size=6)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(
     agreed=trees,
     there_since=changes,
@@ -291,7 +292,7 @@ def picture(root: bytes) -> dict[bytes, tuple[int, int, bytes | None]]:
     return seen
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(
     source=disk_trees,
     destination=st.none() | disk_trees,

@@ -204,7 +204,7 @@ async def test_a_profile_tells_of_both_ends(joined: Joined, roots: tuple[bytes, 
         assert outcome.profile is not None
         assert set(outcome.profile) == {"here", "there"}
         for end in outcome.profile.values():
-            assert {"socket", "wait"} <= set(end["stages"])
+            assert "socket" in end["stages"]  # nobody waits where the other end is always ahead
             for stage in end["stages"].values():
                 assert stage["first_us"] + stage["spent_us"] <= stage["last_us"] <= end["wall_us"]
     await check_clean(joined)
