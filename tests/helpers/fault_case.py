@@ -21,6 +21,7 @@ from tests.helpers.trees import TreeBuilder
 from tests.helpers.trouble import Baseline, Content, Result, agent_pid, contents, healthy, run_job
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 RSS_MAX_KIB = 300 << 10
@@ -52,7 +53,7 @@ class FaultCase:
         self._before: Content = {}
         self._converged = False
 
-    def build(self, files: dict[str | bytes, bytes]) -> None:
+    def build(self, files: Mapping[str, bytes] | Mapping[bytes, bytes]) -> None:
         """Write these files, with the directories above them, and let them be the account's."""
         with TreeBuilder(self.source) as tree:
             for path, content in files.items():

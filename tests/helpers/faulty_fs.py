@@ -81,7 +81,7 @@ def faulty_fs(directory: Path, *, names: str = "", name_max: int = 255) -> Itera
     made.heal()
     said = directory / "fuse.log"
     with said.open("wb") as log:
-        argv = [sys.executable, "-P", __file__, made.backing, made.mount, made.control, names, str(name_max)]
+        argv = [sys.executable, "-P", __file__, *map(str, (made.backing, made.mount, made.control, names, name_max))]
         process = subprocess.Popen(argv, stderr=log, stdout=subprocess.PIPE)
     try:
         assert process.stdout is not None

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, cast
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.helpers.effort import examples
 
 from agentd import _core
 from agentd.sync.endpoints import ReceiverEndpoint, SenderEndpoint
@@ -21,6 +20,7 @@ from proto.frame import FrameReader, encode_frame
 from proto.peer import PEER_MESSAGES, Open, Opened, PeerMessage
 from proto.schema import from_head_untrusted, to_head
 from proto.session import ReceiverSession, SenderSession
+from tests.helpers.effort import examples
 from tests.helpers.fake_engine import FakeReceiver, FakeSender, Tree, looks_of
 
 if TYPE_CHECKING:
