@@ -12,7 +12,7 @@ from proto.control_ends import End, Error
 from proto.errors import ProtocolError, SyncError
 from proto.frame import FrameReader, encode_frame
 from proto.hello import Hello, agree
-from proto.peercred import peer_uid, trusted
+from proto.peercred import peer_pid, peer_uid, trusted
 from proto.record import TYPE_CHECKING
 from proto.schema import from_head_untrusted, registry, to_head
 from proto.version import VERSION
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 ANSWER_S = 20.0
 """How long an agent that is well may take to answer what needs no work."""
+
+GREET_S = 4.0
+"""An agent that has not greeted by then is looked at: one that somebody stopped never will."""
 
 _HELLO = registry(Hello)
 
@@ -120,17 +123,38 @@ class Client:
         remaining = None if deadline is None else deadline - monotonic()
         if remaining is not None and remaining <= 0:
             return False
+        if not self._greeted:
+            remaining = GREET_S if remaining is None else min(GREET_S, remaining)
         self._socket.settimeout(remaining)
         try:
             count = self._socket.recv_into(self._reader.get_buffer())
         except TimeoutError:
-            return False
+            if not self._greeted:
+                self._refuse_stopped()
+            return deadline is None or monotonic() < deadline
         except OSError:
             count = 0
         if not count:
             raise SyncError("agent-stopping", "the agent ended before the command did")
         self._reader.buffer_updated(count)
         return True
+
+    def _refuse_stopped(self) -> None:
+        pid = peer_pid(self._socket, sys.platform)
+        if pid and _is_stopped(pid):
+            raise SyncError(
+                "no-agent",
+                f"the agent (pid {pid}) was stopped by a signal",
+                f"'kill -CONT {pid}' lets it go on; 'kill -KILL {pid}', then 'syncctl start', begins anew",
+            )
+
+
+def _is_stopped(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0] in (b"T", b"t")
+    except OSError:
+        return False
 
 
 def socket_paths() -> tuple[str, str]:

@@ -78,6 +78,7 @@ def _connect(path: str) -> socket.socket | None:
     """A connection to the agent, None when none listens.  Raises SyncError for a socket of somebody else's."""
     sock = socket.socket(socket.AF_UNIX)
     try:
+        sock.settimeout(limits.HELLO_DEADLINE_S)
         sock.connect(path)
         uid = peer_uid(sock, sys.platform)
     except (FileNotFoundError, ConnectionRefusedError):
@@ -85,7 +86,7 @@ def _connect(path: str) -> socket.socket | None:
         return None
     except OSError as e:
         sock.close()
-        raise SyncError("remote-failed", f"{path}: {e.strerror}") from None
+        raise SyncError("remote-failed", f"{path}: {e.strerror or e}") from None
     if not trusted(uid, os.geteuid()):
         sock.close()
         raise SyncError("not-permitted", f"{path}: the agent there is user {uid}'s", "set SYNCCTL_HOME to your own")

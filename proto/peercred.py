@@ -32,6 +32,14 @@ def peer_uid(socket: Socket, platform: str) -> int | None:
     return int(unpack_from(layout, data)[field]) if len(data) >= calcsize(layout) else None
 
 
+def peer_pid(socket: Socket, platform: str) -> int | None:
+    """The process that listens, where the kernel tells."""
+    if platform != "linux":
+        return None
+    level, option, layout, _ = _LINUX
+    return int(unpack_from(layout, socket.getsockopt(level, option, 128))[0])
+
+
 def trusted(uid: int | None, ours: int) -> bool:
     """Whether a peer of that user may act for us: ourselves, or root, who can anyway."""
     return uid is None or uid in (ours, 0)

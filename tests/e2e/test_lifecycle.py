@@ -11,13 +11,16 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import time
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from ctl.command import agent_command
 from tests.helpers.agents import SYNCCTL, Home, eventually
+from tests.helpers.trouble import seeds
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,6 +65,41 @@ def test_of_many_starts_at_once_one_wins_and_all_succeed(home: Home) -> None:
     assert [(start.communicate(timeout=60)[1], start.returncode)[1] for start in starts] == [0] * 6
     assert home.log().count(" ready ") == 1
     home.pid()
+
+
+def ended_one(*processes: Any) -> bool:
+    return any(process.poll() is not None for process in processes)
+
+
+@pytest.mark.fault("E6")
+def test_of_two_agents_at_once_one_is_and_the_other_names_it(home: Home) -> None:
+    for _ in seeds(4):
+        one, other = (home.foreground(stderr=subprocess.PIPE) for _ in range(2))
+        eventually("one gave up", partial(ended_one, one, other))
+        loser, winner = (one, other) if one.poll() is not None else (other, one)
+        assert loser.returncode == 3
+        assert f"another agent is running (pid {winner.pid})" in loser.stderr.read().decode()
+        assert home.pid() == winner.pid
+        winner.send_signal(signal.SIGTERM)
+        assert winner.wait(20) == 0
+
+
+@pytest.mark.fault("E7")
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the kernel does not tell who listens")
+def test_a_stopped_agent_is_named_in_time(home: Home) -> None:
+    home.run("start")
+    pid = home.pid()
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        for verb in ("status", "list"):
+            begun = time.monotonic()
+            said = home.run(verb, status=3).stderr
+            assert f"the agent (pid {pid}) was stopped by a signal" in said
+            assert f"kill -CONT {pid}" in said
+            print(f"{verb}: {time.monotonic() - begun:.1f} s")
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert home.pid() == pid
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -150,6 +188,48 @@ def test_a_directory_that_others_can_enter_is_refused(home: Home, name: str) -> 
     (home.path / name).symlink_to(elsewhere)
     assert f"{home.path / name} is a symlink" in home.run("start", status=3).stderr
     assert list(elsewhere.iterdir()) == []
+    (home.path / name).unlink()
+    (home.path / name).write_bytes(b"")
+    assert f"{home.path / name} is not a directory" in home.run("start", status=3).stderr
+
+
+LISTEN = """
+import os, socket, sys
+s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); s.listen(); print("listening", flush=True)
+while True: s.accept()
+"""
+
+
+@pytest.mark.fault("F12", "G9")
+@ROOT_ONLY
+@pytest.mark.skipif(not os.access("/usr/bin/python3", os.X_OK), reason="takes a Python that everybody can run")
+def test_what_another_user_made_first_is_refused(home: Home) -> None:
+    """The directory by the agent, a socket in it by every command; what is ours can be neither listed nor taken."""
+    run = home.path / "run"
+    for above in (home.path.parent, home.path):
+        above.mkdir(exist_ok=True)
+        above.chmod(0o711)
+    run.mkdir(mode=0o700)
+    os.chown(run, 65534, 65534)
+    squatter = home.popen(
+        ["/usr/bin/python3", "-I", "-c", LISTEN, str(run / "control.sock")],
+        user=65534, group=65534, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    assert squatter.stdout.readline() == b"listening\n"
+    for verb in ("status", "sync"):
+        assert f"{run / 'control.sock'}: the agent there is user 65534's" in home.run(verb, status=4).stderr
+    hold = home.popen([*SYNCCTL, "start", "--hold"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+    assert b"is user 65534's" in bytes.fromhex(hold.stdout.readline().decode().removeprefix("@syncctl:"))
+    squatter.kill()
+    squatter.wait()
+    (run / "control.sock").unlink()
+    assert f"{run} belongs to user 65534" in home.run("start", status=3).stderr
+    os.chown(run, os.geteuid(), os.getegid())
+    home.run("start")
+    for words in (f"ls {run}", f"touch {run}/new", f"rm -f {run}/control.sock"):
+        done = subprocess.run(words.split(), user=65534, group=65534, cwd="/", capture_output=True, check=False)
+        assert done.returncode != 0, words
+    home.pid()
 
 
 CONNECT = """

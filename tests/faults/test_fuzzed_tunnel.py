@@ -173,7 +173,7 @@ async def test_what_is_spoilt_on_its_way_is_never_committed(
             names = set(files(destination))
             ends = [os.fsencode(source), os.fsencode(destination)]
             ends[seed % 2] = b"box:" + ends[seed % 2]
-            job = Job(*map(parse_location, ends), Options())
+            job = Job(parse_location(ends[0]), parse_location(ends[1]), Options())
             link.wires = Wire(rng, fault if seed % 3 else "none"), Wire(rng, fault)
             code = "stalled"  # a word that was changed into another one may be waited for
             with trio.move_on_after(STALLED_S):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 import random
+import socket
 import stat
 import struct
 import subprocess
 import sys
+import time
 from typing import TYPE_CHECKING
 
 import cbor2
@@ -174,8 +178,10 @@ async def test_half_a_frame_in_a_session(victim: Agent, precious: Path) -> None:
 async def test_more_connections_than_allowed(victim: Agent) -> None:
     streams: list[trio.SocketStream] = []
     try:
-        for _ in range(limits.CONNECTIONS_MAX + 20):
+        for n in range(500):
             streams.append(await trio.open_unix_socket(str(victim.home / "run/peer.sock")))
+            if n < limits.CONNECTIONS_MAX // 2:
+                streams.append(await trio.open_unix_socket(str(victim.home / "run/control.sock")))
         assert (await trio.to_thread.run_sync(victim.run, "status")).status == 0
     finally:
         for stream in streams:
@@ -184,6 +190,30 @@ async def test_more_connections_than_allowed(victim: Agent) -> None:
         async with greeted(victim) as connection:
             await connection.send(peer.Ping(1))
             await connection.receive()
+
+
+@pytest.mark.fault("G9")
+@pytest.mark.usefixtures("precious")
+@pytest.mark.parametrize("name", ["peer.sock", "control.sock"])
+def test_connecting_and_closing_again_and_again(victim: Agent, name: str) -> None:
+    """SYNCCTL_CONNECTS times, with and without a word."""
+    hello = encode_frame(to_head(MINE))
+    times = int(os.environ.get("SYNCCTL_CONNECTS", "500"))
+    before = rss_kib(victim)
+    for n in range(times):
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.settimeout(ANSWER_S)
+            while sock.connect_ex(str(victim.home / "run" / name)) == errno.EAGAIN:  # its backlog is full
+                time.sleep(0.002)
+            if n % 3:
+                sock.sendall(hello[: n % len(hello)])
+    assert victim.run("status").status == 0
+    assert rss_kib(victim) < before + 8192
+
+
+def rss_kib(agent: Agent) -> int:
+    """As the agent itself says."""
+    return int(json.loads(agent.ok("status", "--json"))["agent"]["rss_kib"])
 
 
 @pytest.mark.fault("G7")
