@@ -248,8 +248,8 @@ class Tree:
     wakes up.
 
     Files with several names are looked at by every refresh.  That a file was given another name outside the root raises
-    no event: a refresh (without ``hold``) also looks at about 2,000 other files, or 250 with ``brief``, the next one
-    at those behind them.
+    no event: a refresh (without ``hold``) also looks at ``sweep`` other files, about a microsecond each, and the next
+    one at those behind them.
     """
 
     def __init__(
@@ -265,7 +265,7 @@ class Tree:
     def is_new(self) -> bool:
         """Nothing is known yet: a sender's walk of everything, or the next refresh, fills it."""
 
-    def refresh(self, *, hold: bool = False, brief: bool = False) -> bool:
+    def refresh(self, *, hold: bool = False, sweep: int = 2048) -> bool:
         """Make the index true as of the call, by looking at what events named and at what none can name (files with
         several names, directories without a watch).  Blocks: call it off the event loop.
 

@@ -250,8 +250,9 @@ class _Epoch:
         opening = opening._replace(baselines=memory.offers(1))
         async with self._broken_off(connection):
             looks: Any | None = self._scope
-            if opening.baselines:  # the other end finds out what changed there, while we do here
+            if opening.baselines or opening.scoped:  # the other end finds out what changed there, while we do here
                 await self._open(session, connection, opening)
+            if opening.baselines:
                 looks = await memory.changes_of_sender(opening.baselines[0])
                 looks = EVERYTHING if looks is None else looks
             elif not opening.scoped:

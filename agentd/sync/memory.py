@@ -12,6 +12,7 @@ import trio
 
 from agentd import _core
 from agentd.tree.baselines import key
+from agentd.tree.known import SWEEP
 from proto import limits
 from proto.errors import SyncError
 
@@ -29,6 +30,10 @@ EVERYTHING = b"\x01\x00\x00\x00\x00\x00"
 
 LOOKS_MAX = 8 << 20
 """Bytes of a sender's own looks; beyond, listing everything is no more work."""
+
+BRIEF_SWEEP = 256
+"""Files that no event tells of, looked at before a save; before some paths only none are, their receiver looks at those.
+The others follow behind it."""
 
 LOOK_MAX = limits.PAYLOAD_MAX // 2
 """Bytes of one LOOK."""
@@ -82,6 +87,7 @@ class Memory:
         self._tick: int | None = None
         self._agreed: bytes | None = None
         self._filling: Filling | None = None
+        self._sweep = SWEEP if not opening.brief else 0 if opening.scoped else BRIEF_SWEEP
         self._survey: _Survey | None = None
         self._surveyed: bytes | None = None
 
@@ -122,7 +128,7 @@ class Memory:
             return _Survey(true, tree.is_new(), tree.tick(), baselines, looks, emptied, tree.notice())
 
         try:
-            survey = await known.survey(look, hold=self.hold, brief=self._opening.brief)
+            survey = await known.survey(look, hold=self.hold, sweep=self._sweep)
         except _core.TreePaused as e:
             await self._take_pause(known, e)
             return
@@ -236,8 +242,8 @@ class Memory:
         return commit
 
     async def news(self) -> str:
-        """What a person should know about the tree."""
-        if self._known is None:
+        """What a person should know about the tree; who waits for some paths is not kept waiting for it."""
+        if self._known is None or self._opening.scoped:
             return ""
         return await self._known.news(None if self._survey is None else self._survey.notice)
 

@@ -20,6 +20,9 @@ log = logging.getLogger(__name__)
 SAVE_AFTER_S = 1.0
 """From the first change worth saving until it is: a session is mostly followed by more of them."""
 
+SWEEP = 2048
+"""Files that no event tells of, looked at by a refresh: two or three milliseconds."""
+
 SAVE_EVERY_S = 60.0
 """A large index is not written again for each of many small sessions; a crash costs one full list."""
 
@@ -39,7 +42,7 @@ class CrateTree(Protocol):
     """``_core.Tree``; every method but ``recall`` and ``at_rest`` may block."""
 
     def is_new(self) -> bool: ...  # noqa: D102
-    def refresh(self, *, hold: bool = False, brief: bool = False) -> bool: ...  # noqa: D102
+    def refresh(self, *, hold: bool = False, sweep: int) -> bool: ...  # noqa: D102
     def at_rest(self) -> bool: ...  # noqa: D102
     def tick(self) -> int: ...  # noqa: D102
     def changes(self, since: int, limit: int) -> Any | None: ...  # noqa: D102
@@ -78,7 +81,7 @@ class Known:
         self._woken = trio.Event()
         self._turn = trio.Lock()
         self._begun = 0
-        self._done: tuple[int, tuple[bool, bool], bool] = (0, (False, False), False)
+        self._done: tuple[int, tuple[bool, int], bool] = (0, (False, 0), False)
         self._filling: Filling | None = None
         self._filled = trio.Event()
         self._unsaved = trio.Event()
@@ -100,20 +103,20 @@ class Known:
             found = await self.call(lambda tree: (tree.is_new(), tree.tick(), tree.baselines(key)))
         return found
 
-    async def refresh(self, *, hold: bool = False, brief: bool = False) -> bool:
+    async def refresh(self, *, hold: bool = False, sweep: int = SWEEP) -> bool:
         """Make it true as of this call.  One runs at a time; callers that come before it begins share the next one.
-        ``brief``: somebody waits, and another one will follow.
+        ``sweep``: how many files are looked at that no event tells of.
 
         False: it cannot be true, and its changes are not all.  Raises OSError when the root is gone, and SyncError.
         """
-        return await self.survey(lambda _tree, true: true, hold=hold, brief=brief)
+        return await self.survey(lambda _tree, true: true, hold=hold, sweep=sweep)
 
-    async def survey(self, then: Callable[[CrateTree, bool], T], *, hold: bool = False, brief: bool = False) -> T:
+    async def survey(self, then: Callable[[CrateTree, bool], T], *, hold: bool = False, sweep: int = SWEEP) -> T:
         """``then(tree, true)`` right behind a ``refresh`` that returned ``true``, in the same visit to a thread."""
         asked = self._begun
         async with self._turn:
             number, less, true = self._done
-            if number <= asked or less > (hold, brief):  # with hold nothing is looked at that brief leaves out
+            if number <= asked or less > (hold, -sweep):  # with hold nothing is swept
                 await self._wait_filled()
                 self._begun += 1
                 number, tree = self._begun, self.tree
@@ -121,12 +124,12 @@ class Known:
                     self._filling.disturbed = True
 
                 def look() -> tuple[bool, T]:
-                    true = tree.refresh(hold=hold, brief=brief)
+                    true = tree.refresh(hold=hold, sweep=sweep)
                     return true, then(tree, true)
 
                 # abandoned when the caller is cancelled: a rescan may be long, and the crate has a lock of its own
                 true, found = await trio.to_thread.run_sync(look, limiter=self._threads, abandon_on_cancel=True)
-                self._done = number, (hold, brief), true
+                self._done = number, (hold, -sweep), true
                 return found
         return await self.call(lambda tree: then(tree, true))
 

@@ -83,6 +83,7 @@ class Tree(Protocol):
     async def wait_dirty(self, seen: int) -> int: ...  # noqa: D102
     def at_rest(self) -> bool: ...  # noqa: D102
     async def refresh(self, *, hold: bool) -> bool: ...  # noqa: D102
+    async def survey(self, then: Callable[[Any, bool], T], *, hold: bool) -> T: ...  # noqa: D102
     async def call(self, function: Callable[[Any], T]) -> T: ...  # noqa: D102
     async def news(self) -> str: ...  # noqa: D102
 
@@ -98,6 +99,8 @@ class Look(NamedTuple):
 
     wakes: int
     """As counted before it."""
+    tick: int
+    """The tree's."""
     found: Found | None
     """What changed since the last one."""
     unwatched: bool
@@ -326,16 +329,16 @@ class Watcher:
     async def _look(self, tree: Tree) -> Look:
         """Look what changed since the last time.  Raises SyncError, or OSError, when that cannot be seen any more."""
         began, wakes = trio.current_time(), tree.wakes
-        await tree.refresh(hold=True)
-        look = await tree.call(partial(self._examine, wakes, trio.current_time()))
+        look = await tree.survey(partial(self._examine, wakes, began), hold=True)
+        self._seen = look.tick
         self._looked_at = trio.current_time()
         self._look_s = self._looked_at - began
         if look.found is not None:
             self._changed_at = self._looked_at
         return look
 
-    def _examine(self, wakes: int, now: float, crate: CrateTree) -> Look:
-        """What the tree knows now, in a thread."""
+    def _examine(self, wakes: int, now: float, crate: CrateTree, _true: bool) -> Look:
+        """What the tree knows now, in a thread that is abandoned when nobody waits for it."""
         tick = crate.tick()
         found = None
         if tick != self._seen:
@@ -347,10 +350,9 @@ class Watcher:
             else:
                 gone = not all(os.path.lexists(os.path.join(self._root, path)) for path, _ in looks)
                 found = Found(frozenset(path for path, _ in looks), gone)
-            self._seen = tick
         quiet_s = 0.0 if found is not None else now - self._changed_at
         git = self._git.under_way(time.time(), quiet_s)
-        return Look(wakes, found, crate.counters().get("unwatched", 0) > 0, crate.held(), git)
+        return Look(wakes, tick, found, crate.counters().get("unwatched", 0) > 0, crate.held(), git)
 
     def _mark(self, crate: CrateTree) -> None:
         """What is found from now on is new."""

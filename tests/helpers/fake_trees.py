@@ -62,6 +62,9 @@ class FakeTree:
         self._coming.clear()
         return not self.unwatched
 
+    async def survey(self, then: Callable[[Any, bool], Any], *, hold: bool) -> Any:
+        return then(self, await self.refresh(hold=hold))
+
     async def call(self, function: Callable[[Any], Any]) -> Any:
         await trio.lowlevel.checkpoint()
         return function(self)

@@ -41,8 +41,8 @@ class FakeTree:
     def is_new(self) -> bool:
         return not self.refreshes
 
-    def refresh(self, *, hold: bool = False, brief: bool = False) -> bool:
-        self.refreshes.append(hold or brief)
+    def refresh(self, *, hold: bool = False, sweep: int) -> bool:
+        self.refreshes.append(hold)
         assert self.gate.wait(LIMIT_S)
         return True
 

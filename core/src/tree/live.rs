@@ -14,6 +14,7 @@ use crate::beneath;
 use crate::list::{DIRECTORY, REGULAR, SYMLINK};
 
 const PLENTY: usize = 1 << 20;
+const SWEEP: usize = 2048;
 
 /// A directory that goes with its owner: `root`, and room beside it.
 struct Place(PathBuf);
@@ -106,7 +107,7 @@ fn real(root: &Path) -> Entries {
 }
 
 fn check(tree: &Tree, place: &Place) {
-    assert!(tree.refresh(false, false).expect("a refresh"));
+    assert!(tree.refresh(false, SWEEP).expect("a refresh"));
     assert_eq!(known(tree), real(&place.at("")));
 }
 
@@ -330,7 +331,7 @@ fn every_file_is_swept_in_its_turn() {
         fs::remove_file(place.outside("other")).expect("unlink");
     }
     for _ in 0..4 {
-        tree.refresh(false, false).expect("a refresh");
+        tree.refresh(false, SWEEP).expect("a refresh");
     }
     let mut found = changed(&tree, before);
     found.sort();
@@ -341,7 +342,7 @@ fn every_file_is_swept_in_its_turn() {
 }
 
 #[test]
-fn a_brief_refresh_sweeps_a_small_tree() {
+fn a_short_sweep_is_enough_for_a_small_tree() {
     let place = Place::new();
     for file in 0..200 {
         place.write(&format!("f{file}"), "1");
@@ -353,7 +354,7 @@ fn a_brief_refresh_sweeps_a_small_tree() {
         fs::hard_link(place.at(path), place.outside("other")).expect("link");
         fs::write(place.outside("other"), "from outside").expect("write");
         fs::remove_file(place.outside("other")).expect("unlink");
-        tree.refresh(false, true).expect("a refresh");
+        tree.refresh(false, 256).expect("a refresh");
         assert_eq!(changed(&tree, before), [(path.to_owned(), false)]);
     }
 }
@@ -366,17 +367,17 @@ fn a_file_that_is_written_is_held() {
     check(&tree, &place);
     let before = tree.tick();
     let mut file = File::create(place.at("a/f")).expect("open");
-    assert!(tree.refresh(true, false).expect("a refresh"));
+    assert!(tree.refresh(true, SWEEP).expect("a refresh"));
     file.write_all(b"half").expect("write");
     place.write("a/other", "done");
-    assert!(tree.refresh(true, false).expect("a refresh"));
+    assert!(tree.refresh(true, SWEEP).expect("a refresh"));
     assert_eq!(
         changed(&tree, before),
         [("a".to_owned(), false), ("a/other".to_owned(), false)]
     );
     assert!(tree.held().is_some_and(|due| due > Duration::from_secs(1)));
     drop(file);
-    assert!(tree.refresh(true, false).expect("a refresh"));
+    assert!(tree.refresh(true, SWEEP).expect("a refresh"));
     assert!(changed(&tree, before).contains(&("a/f".to_owned(), false)));
     assert_eq!(tree.held(), None);
     let _file = File::create(place.at("a/f")).expect("open");
@@ -431,20 +432,20 @@ fn what_is_left_out_is_neither_known_nor_watched() {
     place.write("keep/f", "1");
     place.write("build/x/y", "1");
     let tree = place.tree_with(PLENTY, &["build/", "*.o"]);
-    assert!(tree.refresh(false, false).expect("a refresh"));
+    assert!(tree.refresh(false, SWEEP).expect("a refresh"));
     let before = tree.tick();
     assert_eq!(counter(&tree, "watches"), 2);
     place.write("build/z", "1");
     fs::write(place.at("keep/x.o"), "1").expect("write");
     fs::write(place.at("keep/.f.0123abcd01234567.sync~"), "1").expect("write");
-    assert!(tree.refresh(false, false).expect("a refresh"));
+    assert!(tree.refresh(false, SWEEP).expect("a refresh"));
     assert_eq!(changed(&tree, before), [("keep".to_owned(), false)]);
     place.write("keep/build", "a file");
-    assert!(tree.refresh(false, false).expect("a refresh"));
+    assert!(tree.refresh(false, SWEEP).expect("a refresh"));
     assert!(changed(&tree, before).contains(&("keep/build".to_owned(), false)));
     fs::remove_file(place.at("keep/build")).expect("rm");
     fs::create_dir(place.at("keep/build")).expect("mkdir");
-    assert!(tree.refresh(false, false).expect("a refresh"));
+    assert!(tree.refresh(false, SWEEP).expect("a refresh"));
     let state = lock(&tree.state);
     let keep = state.index.find(b"keep").expect("keep");
     assert_eq!(
@@ -464,7 +465,7 @@ fn another_root_is_all_new_and_an_empty_one_is_a_pause() {
     let tree = place.tree();
     check(&tree, &place);
     tree.commit([1; 16], [2; 16], tree.tick());
-    let paused = |errno| matches!(tree.refresh(false, false), Err(Trouble::Paused(e, _)) if e == errno);
+    let paused = |errno| matches!(tree.refresh(false, SWEEP), Err(Trouble::Paused(e, _)) if e == errno);
 
     fs::rename(place.at(""), place.outside("aside")).expect("rename");
     assert!(paused(libc::ENOENT));
@@ -602,7 +603,7 @@ fn a_saved_index_is_made_true_by_one_rescan() {
     tree.save(path).expect("saved");
     tree.save(path).expect("saved again");
     tree.close();
-    assert!(matches!(tree.refresh(false, false), Err(Trouble::Closed)));
+    assert!(matches!(tree.refresh(false, SWEEP), Err(Trouble::Closed)));
     assert_eq!(saved.metadata().expect("there").mode() & 0o777, 0o600);
 
     place.write("b/g", "while away");
@@ -632,7 +633,7 @@ fn a_saved_index_is_made_true_by_one_rescan() {
         "{}",
         other.notice()
     );
-    assert!(matches!(other.refresh(false, false), Err(Trouble::Paused(0, _))));
+    assert!(matches!(other.refresh(false, SWEEP), Err(Trouble::Paused(0, _))));
     place.write("c", "not empty any more");
     check(&other, &place);
     fs::write(&saved, "no index").expect("write");

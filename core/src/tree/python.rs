@@ -73,10 +73,10 @@ impl PyTree {
         Ok(py.detach(|| tree.is_new()))
     }
 
-    #[pyo3(signature = (*, hold = false, brief = false))]
-    fn refresh(&self, py: Python<'_>, hold: bool, brief: bool) -> PyResult<bool> {
+    #[pyo3(signature = (*, hold = false, sweep = 2048))]
+    fn refresh(&self, py: Python<'_>, hold: bool, sweep: usize) -> PyResult<bool> {
         let tree = self.tree()?;
-        Ok(py.detach(|| tree.refresh(hold, brief))?)
+        Ok(py.detach(|| tree.refresh(hold, sweep))?)
     }
 
     fn at_rest(&self, py: Python<'_>) -> PyResult<bool> {

@@ -58,9 +58,9 @@ impl Plan {
 
 impl Tree {
     /// Blocks. True: the index is true as of the call. False: directories are being moved about faster than they are
-    /// read. With `hold`, files that are being written stay as they are known, and dirty. With `brief`, few files that
-    /// no event tells of are looked at: another refresh follows.
-    pub fn refresh(&self, hold: bool, brief: bool) -> Result<bool, Trouble> {
+    /// read. With `hold`, files that are being written stay as they are known, and dirty. `sweep` is how many
+    /// files that no event tells of are looked at; with `hold` none are.
+    pub fn refresh(&self, hold: bool, sweep: usize) -> Result<bool, Trouble> {
         let mut cursor = lock(&self.refreshing);
         if self.is_closed() {
             return Err(Trouble::Closed);
@@ -76,8 +76,8 @@ impl Tree {
             }
             let mut plan = self.plan(dirt, round == 0);
             // With `hold` a file that differs may be one that is being written, whose event comes only now.
-            if round == 0 && !plan.everything && !hold {
-                for path in self.sweep(&root, &mut cursor, brief) {
+            if round == 0 && !plan.everything && !hold && sweep > 0 {
+                for path in self.sweep(&root, &mut cursor, sweep) {
                     plan.look(&path);
                 }
             }

@@ -14,11 +14,6 @@ use super::Tree;
 use super::dir::{DirId, Stat};
 use super::index::Index;
 
-/// Files in one stretch: two or three milliseconds of looking,
-const FILES: usize = 2048;
-/// and where somebody waits for a save, which another refresh follows: a third of one.
-const FEW: usize = 256;
-
 /// Where the next stretch begins: a place in the slab of directories, and one in the directory's table.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Cursor {
@@ -69,9 +64,8 @@ impl Index {
 }
 
 impl Tree {
-    /// Files of the next stretch that are not as they are known.
-    pub(super) fn sweep(&self, root: &Root, cursor: &mut Cursor, brief: bool) -> Vec<Vec<u8>> {
-        let most = if brief { FEW } else { FILES };
+    /// Files of the next stretch, of `most`, that are not as they are known: a microsecond for each.
+    pub(super) fn sweep(&self, root: &Root, cursor: &mut Cursor, most: usize) -> Vec<Vec<u8>> {
         let stretches = lock(&self.state).index.stretch(cursor, most);
         let mut other = Vec::new();
         let mut seen = HashSet::new();
