@@ -25,12 +25,13 @@ SOURCES := pyproject.toml README.md core/Cargo.toml core/Cargo.lock \
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check bench bench-gate bench-charts bench-baseline wheel format clean
+.PHONY: help demo test check fuzz bench bench-gate bench-charts bench-baseline wheel format clean
 
 help:
 	@echo 'make demo     two agents, a real SSH link, a real tree: push, again, edit, pull'
 	@echo 'make test     every test, by JOBS processes ($(JOBS))'
 	@echo 'make check    format, lint, types, layers'
+	@echo 'make fuzz     every fuzzer for FUZZ_SECONDS (20); what it found into the corpora: FUZZ=--keep'
 	@echo 'make bench    side by side with rsync over the same sshd; every case: make bench ARGS=--full'
 	@echo 'make bench-gate      the same, and no figure worse than the committed baseline'
 	@echo 'make bench-charts    the last result (or RESULT="...") into docs/performance.md; bench-baseline: as the baseline'
@@ -52,6 +53,10 @@ check: $(VENV)/installed $(VENV)/tools
 	$(RUN) .ci/versions.py
 	cd core && cargo fmt --check
 	$(CARGO) clippy --quiet --locked --all-targets -- -D warnings
+
+FUZZ_SECONDS ?= 20
+fuzz: $(VENV)/installed $(VENV)/tools
+	@$(RUN) -m tests.fuzz $(FUZZ_SECONDS) $(FUZZ)
 
 bench: $(VENV)/installed
 	@$(RUN) -m bench $(ARGS)

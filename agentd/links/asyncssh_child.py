@@ -82,6 +82,8 @@ async def _connect(request: dict[str, Any]) -> asyncssh.SSHClientConnection:
         raise SyncError("auth-refused", refused) from None
     except asyncssh.HostKeyNotVerifiable as e:
         code = clients[-1].verdict if clients else "host-key-unknown"
+        if "revoked" in e.reason.lower():
+            code = "host-key-changed"
         raise SyncError(code, f"{host}: {escape_text(e.reason)}") from None
     except (OSError, asyncssh.Error, TimeoutError) as e:
         why = getattr(e, "reason", "") or getattr(e, "strerror", "") or str(e) or "no answer in time"

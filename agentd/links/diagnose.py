@@ -21,7 +21,7 @@ _LINE_SHOWN = 300
 
 # (error code, what stands in a line of stderr); the first that occurs decides
 _SIGNS: tuple[tuple[str, tuple[bytes, ...]], ...] = (
-    ("host-key-changed", (b"REMOTE HOST IDENTIFICATION HAS CHANGED", b"REVOKED HOST KEY", b"marked as revoked")),
+    ("host-key-changed", (b"marked as revoked", b"REMOTE HOST IDENTIFICATION HAS CHANGED", b"REVOKED HOST KEY")),
     ("host-key-unknown", (b"host key is known for", b"Host key verification failed", b"HOST IDENTIFICATION")),
     ("config", (b"ad configuration option", b"Bad owner or permissions", b"keyword ", b"Can't open user config file")),
     ("auth-refused", (b"Permission denied (", b"Too many authentication failures", b"authentication methods")),
@@ -47,7 +47,8 @@ def explain_ssh(host: str, stderr: bytes, environ: Mapping[str, str]) -> SyncErr
 
 
 def _error(host: str, code: str, line: bytes, environ: Mapping[str, str]) -> SyncError:
-    message = f"{escape_text(host)}: {_WORDS[code]}"
+    words = "its host key is marked as revoked in known_hosts" if b"evoked" in line else _WORDS[code]
+    message = f"{escape_text(host)}: {words}"
     if code == "auth-refused":
         message += f" ({describe_agent(environ)})"
     if line and code != "host-key-changed":  # whose line is a banner of its own

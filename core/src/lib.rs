@@ -9,6 +9,8 @@ pub mod buffer;
 pub mod compress;
 pub mod delta;
 pub mod filter;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzzed;
 pub mod holes;
 pub mod landlock;
 pub mod list;

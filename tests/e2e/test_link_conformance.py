@@ -283,6 +283,17 @@ async def test_a_shell_that_prints(way: Way, servers: dict[str, Any], tmp_path: 
     assert (await failure(way, servers[way[1]], tmp_path, remote_command=instead)).code == "noisy-shell"
 
 
+@pytest.mark.fault("F10")
+@pytest.mark.parametrize("way", EVERY)
+async def test_a_flood_on_stderr_and_an_odd_status(way: Way, servers: dict[str, Any], tmp_path: Path) -> None:
+    flood = "head -c 8000000 /dev/zero | tr '\\000' '\\033' >&2; exit 77 #"
+    error = await failure(way, servers[way[1]], tmp_path, remote_command=flood)
+    assert error.code == "remote-failed"
+    assert "status 77" in error.message
+    assert error.message.isprintable()
+    assert len(error.message) < 2000
+
+
 @pytest.mark.fault("F13")
 @pytest.mark.parametrize("option", ["DisableForwarding yes", "AllowStreamLocalForwarding no"])
 @pytest.mark.parametrize("way", EVERY)

@@ -303,6 +303,26 @@ async def test_host_key_trouble_stops(server: Sshd, tmp_path: Path) -> None:
         await links.link("box", ENVIRON)
 
 
+@pytest.mark.fault("F9")
+@pytest.mark.parametrize("transport", ["openssh", "asyncssh"])
+async def test_a_revoked_key_and_a_server_that_wants_a_password(transport: str, tmp_path: Path) -> None:
+    """Each by its name, and asked once: nothing gets better by trying again."""
+    options = {"PubkeyAuthentication": "no", "PasswordAuthentication": "yes"}
+    with Sshd(tmp_path / "server", options=options) as server:
+        async with running_links(tmp_path, server, transport=transport) as links:
+            assert (await refused(links)).code == "auth-refused"
+            revoked = "@revoked " + server.known_hosts.read_text()
+            server.change_host_key()
+            server.known_hosts.write_text(revoked + server.known_hosts.read_text())
+            error = await refused(links)
+            assert error.code == "host-key-changed", error.message
+            assert only(links).state == "failed"
+            await trio.sleep(1)  # four times the first pause before another attempt
+            connections = server.log.read_text().count("[preauth]")
+            await trio.sleep(1)
+            assert server.log.read_text().count("[preauth]") == connections
+
+
 async def test_what_may_get_better_is_tried_again_for_a_while(server: Sshd, tmp_path: Path) -> None:
     tries = tmp_path / "tries"
     proxy = tmp_path / "proxy"

@@ -20,6 +20,7 @@ from proto.limits import HEAD_MAX
 from proto.peer import PEER_MESSAGES
 from proto.schema import from_head_untrusted, registry
 from proto.strict import loads_untrusted
+from tests.helpers.effort import examples
 
 INF = math.inf
 
@@ -173,7 +174,7 @@ def wrong_heads(draw: st.DrawFn) -> dict[str, Any]:
 
 
 @pytest.mark.fault("G5")
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 @given(head=wrong_heads())
 def test_a_wrong_schema_is_refused_and_nothing_else_happens(head: dict[str, Any]) -> None:
     """What is taken after all is what its class says: it comes back from its own validate()."""

@@ -98,6 +98,8 @@ NO_AGENT: dict[str, str] = {}
          b"Host key verification failed.\r\n"), "host-key-unknown"),
         ((b"@    WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED!     @\r\nIT IS POSSIBLE\r\n"
          b"Host key verification failed.\r\n"), "host-key-changed"),
+        ((b"@       WARNING: REVOKED HOST KEY DETECTED!               @\r\n"
+         b"Host key 127.0.0.1 was marked as revoked.\r\n"), "host-key-changed"),
         (b"welcome\nme@box: Permission denied (publickey,password).\r\n", "auth-refused"),
         (b"Received disconnect from 10.0.0.1 port 22:2: Too many authentication failures\r\n", "auth-refused"),
         (b"ssh: Could not resolve hostname box: Name or service not known\r\n", "unreachable"),

@@ -34,6 +34,8 @@ mod symlinks;
 mod threads;
 mod whole;
 
+#[cfg(any(test, feature = "fuzz"))]
+pub use apply::last_chunk_untrusted;
 pub use problems::unpack_problems_untrusted;
 pub use python::Receiver;
 
