@@ -150,7 +150,11 @@ class Receiver:
     conflict: with ``on_conflict`` "overwrite" it is replaced, and counted; with "stop" it is left, as the problem
     "changed-here"; with "keep-both" a file or symlink that makes room gets the name
     ``NAME.conflict-YYYYMMDD-HHMMSS`` (UTC; a count behind it where that is taken), and is counted.  Of what was to be
-    deleted, and of directories that were to make room, the latter two leave what was changed.
+    deleted, and of directories that were to make room, the latter two leave what was changed.  The same goes for a file
+    that is not what it was when it was compared, at the moment in which it is to be replaced.
+    ``fsync``: with "batch" and "always", what "ack" counts, and what "done" stands for, is on disk; "always" syncs each
+    file by itself (core/src/receiver/batch.rs).  Nothing is synced on a file system without a disk, and when nothing
+    was changed.
     ``confine``: the same as with Sender, to reading and writing below ``root``, once the first list chunk is here.
     """
 
@@ -183,6 +187,7 @@ class Receiver:
         skip_first: bool = False,
         on_conflict: str = "overwrite",
         confine: bool = True,
+        fsync: str = "never",
     ) -> None: ...
 
     state: str

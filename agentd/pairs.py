@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from agentd.tables import At, Tables, quote
 from proto.errors import SyncError
-from proto.job import COMPRESS, EXCLUDE_MAX, ON_CONFLICT, Job, Location, Options, parse_location
+from proto.job import COMPRESS, EXCLUDE_MAX, FSYNC, ON_CONFLICT, Job, Location, Options, parse_location
 from proto.text import escape_text
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")
 
-_KEYS = ("source", "destination", "mirror", "exclude", "compress", "hard_links", "watch", "on_conflict")
+_KEYS = ("source", "destination", "mirror", "exclude", "compress", "hard_links", "watch", "on_conflict", "fsync")
 
 
 class Pair(NamedTuple):
@@ -35,6 +35,8 @@ class Pair(NamedTuple):
     """The agent syncs it whenever its source changes, for as long as it runs."""
     on_conflict: str = "overwrite"
     """One of ON_CONFLICT."""
+    fsync: str = "batch"
+    """One of FSYNC."""
 
     @property
     def filters(self) -> tuple[bytes, ...]:
@@ -45,7 +47,11 @@ class Pair(NamedTuple):
         """Its job, as the pair says unless ``options`` are given."""
         if options is None:
             options = Options(
-                delete=self.mirror, excludes=self.filters, compress=self.compress, hard_links=self.hard_links
+                delete=self.mirror,
+                excludes=self.filters,
+                compress=self.compress,
+                hard_links=self.hard_links,
+                fsync=self.fsync,
             )
         return Job(self.source, self.destination, options, self.name, scope, self.on_conflict)
 
@@ -121,6 +127,7 @@ def read_pair(tables: Tables, name: str, table: dict[str, Any], others: Iterable
         tables.flag(at, table, "hard_links", default=True),
         watch,
         tables.choice(at, table, "on_conflict", ON_CONFLICT) or "overwrite",
+        tables.choice(at, table, "fsync", FSYNC) or "batch",
     )
 
 

@@ -20,6 +20,7 @@ JOB_OPTIONS = {
     "delete": "flag", "checksum": "flag", "dry-run": "flag", "itemize": "flag", "stats": "flag", "profile": "flag",
     "json": "flag", "owner": "flag", "group": "flag", "hard-links": "flag", "no-hard-links": "flag", "force": "flag",
     "detach": "flag", "exclude": "bytes", "max-delete": "count", "timeout": "seconds", "compress": "choice",
+    "fsync": "choice",
 }  # fmt: skip
 
 #: verb -> (its options, the fewest and the most operands)
@@ -36,7 +37,7 @@ VERBS: dict[str, tuple[dict[str, str], int, int | None]] = {
     "start": ({"foreground": "flag", "hold": "flag"}, 0, 0),
     "stop": ({}, 0, 0),
     "restart": ({}, 0, 0),
-    "add": ({"mirror": "flag", "exclude": "bytes", "watch": "flag", "on-conflict": "conflict"}, 3, 3),
+    "add": ({"mirror": "flag", "exclude": "bytes", "watch": "flag", "on-conflict": "choice"}, 3, 3),
     "list": ({"json": "flag"}, 0, 0),
     "remove": ({}, 1, 1),
     "events": ({"json": "flag"}, 0, 0),
@@ -124,10 +125,10 @@ def _set(verb: str, values: Values, name: str, kind: str, value: str) -> None:
         if not value:
             raise _usage(verb, f"--{name} wants a pattern")
         values.setdefault(key, []).append(os.fsencode(value))
-    elif kind in ("choice", "conflict"):
-        from proto.job import COMPRESS, ON_CONFLICT
+    elif kind == "choice":
+        from proto.job import COMPRESS, FSYNC, ON_CONFLICT
 
-        choices = COMPRESS if kind == "choice" else ON_CONFLICT
+        choices = {"compress": COMPRESS, "fsync": FSYNC, "on-conflict": ON_CONFLICT}[name]
         if value not in choices:
             raise _usage(verb, f"--{name} is {', '.join(choices)}, not {shown(os.fsencode(value))}")
         values[key] = value

@@ -91,7 +91,7 @@ def _options(values: argv.Values) -> dict[str, Any]:
     if "hard_links" in values:
         fields["hard_links"] = values["hard_links"]
     fields["timeout_ms"] = _timeout_ms(values)
-    fields |= {name: values[name] for name in ("max_delete", "compress") if name in values}
+    fields |= {name: values[name] for name in ("max_delete", "compress", "fsync") if name in values}
     return {"env": environment(), "excludes": values.get("exclude", []), **fields}
 
 

@@ -46,6 +46,8 @@ _OPTIONS = """\
   -n, --dry-run        change nothing, say what would be done
   -i, --itemize        a line for each change, in rsync's form
   --compress WHEN      auto (where the link is slower than this processor; the default), never, always
+  --fsync WHEN         what is acknowledged is on disk: batch (synced many files at once; the default), always (each by
+                       itself), never (when the kernel likes: a power cut may take it back)
   -z, --no-compress    the same as --compress=always, --compress=never
   --stats              figures at the end
   --profile            where the time went, stage by stage, here and there

@@ -8,7 +8,7 @@ from struct import error as struct_error
 from proto import limits
 from proto.control_ends import LOCATION_MAX, NAME_MAX, TARGETS_MAX, check_ids
 from proto.errors import RemoteProtocolError
-from proto.job import COMPRESS, ENVIRONMENT, EXCLUDE_MAX, PROBLEMS
+from proto.job import COMPRESS, ENVIRONMENT, EXCLUDE_MAX, FSYNC, PROBLEMS
 from proto.record import NamedTuple
 from proto.schema import (
     Profile,
@@ -64,6 +64,8 @@ class Run(NamedTuple):
     detach: bool = False
     compress: str | None = None
     """One of proto.job.COMPRESS; without it what the pair says, or else auto."""
+    fsync: str | None = None
+    """One of proto.job.FSYNC; without it what the pair says, or else batch."""
 
     def validate(self) -> None:
         """Raise RemoteProtocolError when an invariant does not hold."""
@@ -101,6 +103,7 @@ class Sync(NamedTuple):
     whole: bool = False
     reread: bool = False
     """Trust nothing that is remembered of either end: with ``checksum``, every file is read again."""
+    fsync: str | None = None
 
     def validate(self) -> None:
         """Raise RemoteProtocolError when an invariant does not hold."""
@@ -322,6 +325,8 @@ def _check_job(message: Run | Sync) -> None:
         check_uint("timeout_ms", message.timeout_ms, limits.U32, 1)
     if message.compress is not None:
         check_choice("compress", message.compress, COMPRESS)
+    if message.fsync is not None:
+        check_choice("fsync", message.fsync, FSYNC)
     check_list("excludes", message.excludes, EXCLUDES_MAX)
     for pattern in message.excludes:
         check_bytes("excludes", pattern, EXCLUDE_MAX, 1)

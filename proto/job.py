@@ -58,6 +58,11 @@ ON_CONFLICT = ("overwrite", "stop", "keep-both")
 is a problem, or it stays beside the source's under another name."""
 
 
+FSYNC = ("never", "batch", "always")
+"""When what was applied is on disk: when the kernel likes, or before it is acknowledged, many files at once or each by
+itself."""
+
+
 class Options(NamedTuple):
     """How a job goes about it."""
 
@@ -76,6 +81,8 @@ class Options(NamedTuple):
     """One of COMPRESS."""
     reread: bool = False
     """Nothing that is remembered of either root is trusted."""
+    fsync: str = "batch"
+    """One of FSYNC."""
 
 
 class Job(NamedTuple):

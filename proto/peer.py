@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from proto import limits
 from proto.errors import RemoteProtocolError
-from proto.job import COMPRESS, ON_CONFLICT
+from proto.job import COMPRESS, FSYNC, ON_CONFLICT
 from proto.record import NamedTuple
 from proto.schema import (
     Message,
@@ -100,6 +100,8 @@ class Open(NamedTuple):
     brief: bool = False
     """Somebody waits for a save: of what no event tells, a receiver looks at little before the session, and at the rest
     behind it."""
+    fsync: str = "batch"
+    """When the receiver has to have on disk what it applied: one of FSYNC."""
 
     def validate(self) -> None:
         """Raise RemoteProtocolError when an invariant does not hold."""
@@ -118,6 +120,7 @@ class Open(NamedTuple):
             check_choice("state", self.state, ROOT_STATES)
         check_choice("compress", self.compress, COMPRESS)
         check_choice("on_conflict", self.on_conflict, ON_CONFLICT)
+        check_choice("fsync", self.fsync, FSYNC)
         check_bool("scoped", self.scoped)
         check_bool("reread", self.reread)
         check_bool("brief", self.brief)

@@ -56,6 +56,7 @@ def jobs_of(message: Sync, config: Config) -> list[Asked]:
             (*pair.filters, *message.excludes),
             delete=pair.mirror,
             compress=pair.compress,
+            fsync=pair.fsync,
             hard_links=pair.hard_links,
         )
         if whole:
@@ -97,6 +98,7 @@ def _options(
     *,
     delete: bool = False,
     compress: str = "auto",
+    fsync: str = "batch",
     hard_links: bool = True,
 ) -> Options:
     if message.hard_links is not None:
@@ -104,7 +106,7 @@ def _options(
     return Options(
         message.delete or delete, message.checksum, message.dry_run, message.itemize, message.owner, message.group,
         hard_links, message.force, message.profile, message.max_delete, excludes, message.compress or compress,
-        isinstance(message, control.Sync) and message.reread,
+        isinstance(message, control.Sync) and message.reread, message.fsync or fsync,
     )  # fmt: skip
 
 

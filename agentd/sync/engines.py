@@ -165,6 +165,7 @@ class CrateEngines:
                 profile=open.profile,
                 on_conflict=open.on_conflict,
                 confine=self._tuning.confine,
+                fsync=open.fsync,
                 **knowing._asdict(),
             ),
         )

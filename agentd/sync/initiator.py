@@ -172,6 +172,7 @@ class Initiator:
             on_conflict=self._job.on_conflict,
             reread=options.reread,
             brief=self._job.scope is not None or self._job.hold,
+            fsync=options.fsync,
             origin=origin(root.path),
         )
 

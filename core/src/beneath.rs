@@ -82,6 +82,11 @@ pub fn open_dir_at(dir: impl AsFd, name: &[u8]) -> io::Result<OwnedFd> {
     Ok(rustix::fs::openat(dir, name, dir_flags(), Mode::empty())?)
 }
 
+/// Opens the directory `dir` once more, with a position and an error state of its own.
+pub fn open_again(dir: impl AsFd) -> io::Result<OwnedFd> {
+    Ok(rustix::fs::openat(dir, ".", dir_flags(), Mode::empty())?)
+}
+
 /// Opens the regular file `name` in `dir` for reading. Never blocks on a fifo; a device is not opened twice: what is
 /// not a regular file by `fstat` is refused with EINVAL.
 pub fn open_read_at(dir: impl AsFd, name: &[u8]) -> io::Result<(OwnedFd, Meta)> {

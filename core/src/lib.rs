@@ -8,6 +8,7 @@ pub mod beneath;
 pub mod buffer;
 pub mod compress;
 pub mod delta;
+mod failpoint;
 pub mod filter;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzzed;

@@ -42,6 +42,8 @@ stages!(
     Metadata = "metadata",
     /// Renames into place.
     Rename = "rename",
+    /// Has the kernel put on disk what was written and renamed.
+    Sync = "sync",
     /// Clears up at the end: deletions, what was moved aside.
     Finish = "finish",
 );

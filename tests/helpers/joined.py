@@ -46,9 +46,11 @@ def sync(
     passing: Callable[[int], None] | None = None,
     compress: str = "auto",
     tree: _core.Tree | None = None,
+    hearing: Callable[[str, int, memoryview], None] | None = None,
     **options: Any,
 ) -> Outcome:
-    """One session to its end, in this process.  ``passing`` is called before each payload of data, with its number."""
+    """One session to its end, in this process.  ``passing`` is called before each payload of data, with its number;
+    ``hearing`` of each LIST on its way to the receiver, and of each event on its way back."""
     read_fd, write_fd = os.pipe()
     os.set_blocking(read_fd, False)
     settings: dict[str, Any] = {
@@ -66,7 +68,7 @@ def sync(
             hard_links=settings["hard_links"], threads=2, batch_max=1 << 20, list_window=1 << 20, data_window=1 << 24,
             compress=compress, far=False, wake_fd=write_fd, tree=tree,
         )  # fmt: skip
-        return _pump(sender, receiver, read_fd, passing)
+        return _pump(sender, receiver, read_fd, passing, hearing)
     finally:
         for engine in (sender, receiver):
             if engine is not None:
@@ -76,7 +78,11 @@ def sync(
 
 
 def _pump(
-    sender: _core.Sender, receiver: _core.Receiver, read_fd: int, passing: Callable[[int], None] | None
+    sender: _core.Sender,
+    receiver: _core.Receiver,
+    read_fd: int,
+    passing: Callable[[int], None] | None,
+    hearing: Callable[[str, int, memoryview], None] | None,
 ) -> Outcome:
     passed = 0
     said = Outcome([], [], None, {}, [])
@@ -89,9 +95,13 @@ def _pump(
         if data is not None and passing is not None:
             passing(passed)
             passed += 1
+        if hearing is not None and event is not None and event[2] is not None:
+            hearing(event[0], event[1], memoryview(event[2]))
         moved = _forward(sender, receiver, event, data)
         while (event := receiver.next_control()) is not None:
             moved = True
+            if hearing is not None:
+                hearing(event[0], event[1], memoryview(event[2] or b""))
             if event[0] == "done":
                 return said._replace(counters=receiver.counters())
             _answer(sender, event, said)

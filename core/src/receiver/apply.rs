@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use super::outbox::add;
 use super::queue::Job;
 use super::state::{Pending, Place};
-use super::{Shared, basis, finish, groups, problem};
+use super::{Shared, basis, finish, flush, groups, problem};
 use super::{pieces::piecewise, whole::whole};
 use crate::beneath::{self, lock};
 use crate::buffer;
@@ -35,6 +35,7 @@ pub fn run(shared: &Shared) {
                     shared.queue.sign(&signing, 1);
                 }
             }
+            Job::Commit => profile.time(Stage::Sync, || flush::run(shared)),
             Job::Finish => {
                 // A profile that goes out with DONE tells of this, too.
                 if profile.time(Stage::Finish, || finish::run(shared)) {
@@ -163,19 +164,23 @@ pub fn resolve(shared: &Shared, pending: &Arc<Pending>, i: u32, wrong: Option<Wr
 pub fn settled(shared: &Shared, pending: &Arc<Pending>, i: u32) {
     drop_large(shared, pending, i);
     groups::settle(shared, pending, i);
-    let settled = pending.fresh(i).map_or(1, |fresh| fresh.settle(shared));
-    if settled == 0 {
-        return;
+    let settled = pending.fresh(i).map_or(1, |fresh| fresh.settle(shared, pending));
+    if settled > 0 {
+        told(shared, pending, settled);
+        shared.queue.resolved(settled);
     }
-    if pending.settle(settled) {
+}
+
+/// So many entries of a chunk are dealt with: the other side may hear of it.
+pub fn told(shared: &Shared, pending: &Pending, entries: u64) {
+    if pending.settle(entries) {
         lock(&shared.pending).remove(&pending.n);
         shared.out.forget(pending.n, pending.chunk.len() as u64);
     }
-    shared.queue.resolved(settled);
 }
 
 /// What is here of a file that is not here whole, goes.
-fn drop_large(shared: &Shared, pending: &Pending, i: u32) {
+pub fn drop_large(shared: &Shared, pending: &Pending, i: u32) {
     let Some(large) = lock(&shared.large).remove(&(pending.n, i)) else {
         return;
     };
@@ -189,13 +194,21 @@ fn drop_large(shared: &Shared, pending: &Pending, i: u32) {
     }
 }
 
+/// Asks for entry `i`, which the caller has claimed, once more. False, and it stays claimed: that was done before.
+pub fn ask_again(shared: &Shared, pending: &Pending, i: u32, place: Place) -> bool {
+    let asked = !shared.full.load(Ordering::Acquire) && pending.again(i, place);
+    if asked {
+        let payload = [pending.n.to_le_bytes(), i.to_le_bytes()].concat();
+        shared.out.event(("again", 0, Some(payload)));
+    }
+    asked
+}
+
 /// Entry `i`, which the caller has claimed and of which nothing more is under way, came wrong: it is asked for once
 /// more, whole. The second time it is a problem.
 pub fn came_wrong(shared: &Shared, pending: &Arc<Pending>, i: u32, place: Place, (code, errno): Wrong) {
     drop_large(shared, pending, i);
-    if !shared.full.load(Ordering::Acquire) && pending.again(i, place) {
-        let payload = [pending.n.to_le_bytes(), i.to_le_bytes()].concat();
-        shared.out.event(("again", 0, Some(payload)));
+    if ask_again(shared, pending, i, place) {
         return;
     }
     let path = path_of(shared, pending, i);

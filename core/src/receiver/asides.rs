@@ -1,11 +1,13 @@
 //! What stood where something of another type came: aside until the session finishes, put back if it fails.
 
 use std::io;
+use std::sync::Arc;
 
 use super::finish::remove;
 use super::outbox::add;
+use super::state::Pending;
 use super::survey::survey;
-use super::{Shared, itemize, problem};
+use super::{Shared, flush, itemize, problem};
 use crate::beneath::{self, join, lock};
 use crate::list::DIRECTORY;
 
@@ -73,12 +75,12 @@ pub fn roll_back(shared: &Shared) {
             let _ = beneath::unlink_at(&*fd, &aside.aside);
         }
     }
-    for pending in lock(&shared.pending).values() {
-        pending
-            .homes
-            .iter()
-            .filter_map(|home| home.fresh.as_ref())
-            .for_each(|fresh| fresh.keep(shared));
+    flush::keep(shared);
+    let pending: Vec<Arc<Pending>> = lock(&shared.pending).values().cloned().collect();
+    for home in pending.iter().flat_map(|pending| &pending.homes) {
+        if let Some(fresh) = &home.fresh {
+            fresh.keep(shared);
+        }
     }
     let large = std::mem::take(&mut *lock(&shared.large));
     for ((chunk, index), large) in large {

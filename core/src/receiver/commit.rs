@@ -4,11 +4,13 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use super::apply::{path_of, settled};
+use super::apply::{drop_large, path_of, settled, target};
+use super::batch::{Staged, Written};
 use super::outbox::add;
 use super::state::{Pending, Place};
 use super::{Aside, Shared, conflict, groups, problem};
 use crate::beneath::{self, join, lock};
+use crate::failpoint::{self, Point};
 use crate::profile::Stage;
 use crate::record::Record;
 use crate::temp::Kind;
@@ -36,9 +38,9 @@ impl Shared {
     /// Puts `temp` in the place of `name`, which held what `place` says when it was compared. A directory that makes
     /// room stays aside until the session finishes, or goes at once when it has to be empty.
     pub fn commit(&self, fd: &OwnedFd, dir: &[u8], temp: &[u8], name: &[u8], place: Place) -> io::Result<()> {
-        match place {
+        match self.place_now(fd, name, place)? {
             Place::Absent => beneath::rename_new_at(fd, temp, name),
-            Place::File => beneath::rename_at(fd, temp, name),
+            Place::File(_) => beneath::rename_at(fd, temp, name),
             Place::Directory => {
                 let aside = self.namer.name(Kind::Aside, name);
                 if beneath::exchange_at(fd, temp, name, &aside)? {
@@ -64,34 +66,65 @@ impl Shared {
     }
 }
 
-/// Gives `file`, which holds all of a file's content under the name `temp`, its attributes and its place. When that
-/// fails, `temp` is gone.
-pub fn publish(
-    shared: &Shared,
-    fd: &OwnedFd,
-    file: &OwnedFd,
-    temp: &[u8],
-    pending: &Pending,
-    record: &Record,
-    place: Place,
-) -> io::Result<()> {
-    let (dir, name, _) = super::apply::target(shared, pending, record.index);
-    // In a directory that has no name yet a file was made in its place.
-    let commit = || {
-        if temp == name {
-            Ok(())
-        } else {
-            shared.commit(fd, dir, temp, name, place)
+/// A file that holds all of its content under the name `temp`.
+pub struct Ready {
+    pub dir: Arc<OwnedFd>,
+    pub file: Arc<OwnedFd>,
+    pub temp: Vec<u8>,
+    /// `Durable::failures` before it was begun.
+    pub born: u64,
+}
+
+/// What became of a claimed file: it gets its attributes, and its place, at once or with its batch. When that fails, it is
+/// gone.
+pub fn written(shared: &Shared, pending: &Arc<Pending>, record: &Record, place: Place, ready: io::Result<Ready>) {
+    let i = record.index;
+    let (_, name, _) = target(shared, pending, i);
+    let equipped = ready.and_then(|ready| {
+        let equip = || attributes(shared, &ready.file, pending, record);
+        let done = shared.profile.time(Stage::Metadata, equip).and_then(|()| {
+            // In a directory that has no name yet nothing is in its way.
+            if pending.fresh(i).is_some() && ready.temp != name {
+                beneath::rename_new_at(&*ready.dir, &ready.temp, name)?;
+            }
+            shared.durable.wrote(&ready.dir, &ready.file)
+        });
+        match done {
+            Ok(()) => Ok(ready),
+            Err(e) => {
+                let _ = beneath::unlink_at(&*ready.dir, &ready.temp);
+                Err(e)
+            }
         }
+    });
+    let ready = match equipped {
+        Ok(ready) => ready,
+        Err(e) => return failed(shared, pending, i, &e),
     };
-    let done = shared
-        .profile
-        .time(Stage::Metadata, || attributes(shared, file, pending, record))
-        .and_then(|()| shared.profile.time(Stage::Rename, commit));
-    if done.is_err() {
-        let _ = beneath::unlink_at(fd, temp);
+    failpoint::hit(Point::AfterWrite);
+    if let Some(fresh) = pending.fresh(i) {
+        fresh.applied(i, record.size, ready.born);
+        settled(shared, pending, i);
+    } else if shared.durable.is_off() {
+        match put(shared, &ready.dir, &ready.temp, pending, i, place) {
+            Ok(()) => {
+                groups::placed(shared, pending, i);
+                count(shared, record.size, 1, place == Place::Absent);
+                settled(shared, pending, i);
+            }
+            Err(e) => failed(shared, pending, i, &e),
+        }
+    } else {
+        let what = Written::File(i, record.size, place, ready.temp);
+        drop_large(shared, pending, i);
+        let pending = Arc::clone(pending);
+        let staged = Staged {
+            pending,
+            what,
+            born: ready.born,
+        };
+        shared.queue.stage(staged, shared.durable.mode());
     }
-    done
 }
 
 /// Owner, mode and time of a file that is about to take its place; in this order, as chown clears setuid bits.
@@ -105,29 +138,30 @@ fn attributes(shared: &Shared, file: &OwnedFd, pending: &Pending, record: &Recor
     beneath::set_mtime(file, record.mtime_s, record.mtime_ns)
 }
 
-/// What became of a claimed file.
-pub fn finished(shared: &Shared, pending: &Arc<Pending>, record: &Record, place: Place, written: io::Result<()>) {
-    let i = record.index;
-    match written {
-        Ok(()) => match pending.fresh(i) {
-            Some(fresh) => fresh.applied(record.size),
-            None => {
-                add(&shared.counters.files, 1);
-                add(&shared.counters.bytes, record.size);
-                let counter = if place == Place::Absent {
-                    &shared.counters.created
-                } else {
-                    &shared.counters.updated
-                };
-                add(counter, 1);
-                groups::placed(shared, pending, i);
-            }
-        },
-        Err(e) => {
-            let changed = matches!(e.raw_os_error(), Some(libc::EEXIST | libc::EISDIR | libc::ENOTEMPTY));
-            let code = if changed { problem::CHANGED_HERE } else { problem::WRITE };
-            shared.trouble(code, &path_of(shared, pending, i), &e);
-        }
+/// Gives a file its name. When that fails, it is gone.
+pub fn put(shared: &Shared, fd: &Arc<OwnedFd>, temp: &[u8], pending: &Pending, i: u32, place: Place) -> io::Result<()> {
+    let (dir, name, _) = target(shared, pending, i);
+    let commit = || shared.commit(fd, dir, temp, name, place);
+    let done = shared.profile.time(Stage::Rename, commit);
+    if done.is_err() {
+        let _ = beneath::unlink_at(&**fd, temp);
     }
+    failpoint::hit(Point::AfterRename);
+    done
+}
+
+/// So many files of so many bytes are what they are to be.
+pub fn count(shared: &Shared, bytes: u64, files: u64, new: bool) {
+    let counters = &shared.counters;
+    add(&counters.files, files);
+    add(&counters.bytes, bytes);
+    add(if new { &counters.created } else { &counters.updated }, files);
+}
+
+/// A claimed file cannot be kept.
+pub fn failed(shared: &Shared, pending: &Arc<Pending>, i: u32, e: &io::Error) {
+    let changed = matches!(e.raw_os_error(), Some(libc::EEXIST | libc::EISDIR | libc::ENOTEMPTY));
+    let code = if changed { problem::CHANGED_HERE } else { problem::WRITE };
+    shared.trouble(code, &path_of(shared, pending, i), e);
     settled(shared, pending, i);
 }

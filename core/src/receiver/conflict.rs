@@ -2,12 +2,13 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::SystemTime;
 
 use super::compare::Generator;
 use super::entries::At;
 use super::outbox::add;
+use super::state::Place;
 use super::{Shared, problem};
 use crate::beneath::{self, split};
 use crate::list::{COMPONENT_MAX, DIRECTORY, GONE};
@@ -86,6 +87,35 @@ impl Generator<'_> {
         }
         add(&shared.counters.conflicts, count);
         true
+    }
+}
+
+impl Shared {
+    /// What the place of `name` in `fd`, which held what `place` says when it was compared, is now. Err: it has to stay.
+    pub(super) fn place_now(&self, fd: &OwnedFd, name: &[u8], place: Place) -> io::Result<Place> {
+        let Place::File(seen) = place else {
+            return Ok(place);
+        };
+        let meta = match beneath::stat_at(fd, name) {
+            Ok(meta) => meta,
+            Err(e) if e.raw_os_error() == Some(libc::ENOENT) => return Ok(Place::Absent),
+            Err(e) => return Err(e),
+        };
+        if seen.fits(&meta) {
+            return Ok(place);
+        }
+        match self.options.on_conflict {
+            _ if meta.kind == DIRECTORY => Err(io::Error::from_raw_os_error(libc::EISDIR)),
+            OnConflict::Stop => Err(io::Error::from_raw_os_error(libc::EEXIST)),
+            OnConflict::Overwrite => {
+                add(&self.counters.conflicts, 1);
+                Ok(place)
+            }
+            OnConflict::KeepBoth => {
+                add(&self.counters.conflicts, 1);
+                Ok(Place::Kept)
+            }
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use super::dirs::{Dir, Dirs, Here};
 use super::fresh::{self, Fresh};
 use super::itemize::{self, Differs};
 use super::outbox::add;
-use super::state::Place;
+use super::state::{Place, Seen};
 use super::survey::survey;
 use super::{Aside, Before, problem};
 use crate::beneath::{self, Meta, hash_file, lock, split};
@@ -225,10 +225,10 @@ impl Generator<'_> {
         let shared = self.shared;
         dir.due = false;
         let (parent, name) = split(&dir.path);
-        let made = shared
-            .handles()
-            .and_then(|h| h.dir(parent))
-            .and_then(|fd| shared.in_dir(&fd, || beneath::mkdir_at(&*fd, name)));
+        let made = shared.handles().and_then(|h| h.dir(parent)).and_then(|fd| {
+            shared.in_dir(&fd, || beneath::mkdir_at(&*fd, name))?;
+            shared.durable.restructured(&fd)
+        });
         if let Err(e) = made {
             dir.here = Here::Blocked;
             shared.trouble(problem::WRITE, &dir.path, &e);
@@ -345,7 +345,8 @@ impl Generator<'_> {
             return;
         };
         add(&self.shared.counters.meta, 1);
-        if let Err(e) = self.set_attributes(fd, entry.name, entry, differs) {
+        let set = self.set_attributes(fd, entry.name, entry, differs);
+        if let Err(e) = set.and_then(|()| self.shared.adjusted(split(&at.path).0, entry)) {
             self.shared.trouble(problem::METADATA, &at.path, &e);
         }
     }
@@ -382,8 +383,8 @@ impl Generator<'_> {
                     None
                 }
             },
-            Some(_) => match self.conflict(at) {
-                Verdict::Go => Some(Place::File),
+            Some(meta) => match self.conflict(at) {
+                Verdict::Go => Some(Place::File(Seen::new(&meta))),
                 Verdict::Keep => Some(Place::Kept),
                 Verdict::Leave => None,
             },

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::asides::remove_asides;
@@ -9,7 +10,7 @@ use super::conflict::{spare, tell_gone};
 use super::dirs::{Dir, Dirs, Here, Parts};
 use super::outbox::add;
 use super::survey::survey;
-use super::{Before, Shared, full, itemize, problem};
+use super::{Before, Shared, flush, itemize, problem};
 use crate::beneath::{self, join, lock};
 use crate::profile::Stage;
 
@@ -29,7 +30,7 @@ pub fn run(shared: &Shared) -> bool {
     }
     remove_asides(shared);
     if shared.full.load(Ordering::Acquire) {
-        full::fail(shared);
+        shared.fail("destination-full", &shared.root_path, libc::ENOSPC, "writing");
         return false;
     }
     if !shared.options.dry_run {
@@ -40,7 +41,8 @@ pub fn run(shared: &Shared) -> bool {
             shared.profile.time(Stage::Metadata, || metadata(shared, dir));
         }
     }
-    true
+    *lock(&shared.dirs) = dirs;
+    flush::finish(shared)
 }
 
 /// Plans all deletions, holds them against the guards, then carries them out: what was planned. None when a guard ended the session.
@@ -187,7 +189,8 @@ fn metadata(shared: &Shared, dir: &Dir) {
         if meta.mode != dir.mode || !owned {
             beneath::chmod(&fd, dir.mode)?;
         }
-        beneath::set_mtime(&fd, dir.mtime_s, dir.mtime_ns)
+        beneath::set_mtime(&fd, dir.mtime_s, dir.mtime_ns)?;
+        shared.durable.changed(&Arc::new(fd))
     };
     if let Err(e) = set() {
         shared.trouble(problem::METADATA, &dir.path, &e);

@@ -5,13 +5,16 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
+use super::apply::{Wrong, ask_again, path_of, told};
+use super::batch::{Staged, Written};
 use super::dirs::Here;
-use super::outbox::add;
-use super::{Shared, problem};
+use super::state::{Pending, Place};
+use super::{Shared, commit, problem};
 use crate::beneath::{self, lock, split};
+use crate::failpoint::{self, Point};
 use crate::list::{self, Chunk, Group, REGULAR};
 use crate::piece::PIECE;
 use crate::profile::Stage;
@@ -31,6 +34,8 @@ pub struct Fresh {
     /// Its number among the listed directories.
     number: u32,
     filling: Mutex<Filling>,
+    /// It has its name: what still comes for it comes as for any other.
+    named: AtomicBool,
 }
 
 #[derive(Default)]
@@ -40,8 +45,10 @@ struct Filling {
     /// Files that are wanted, those of them that are not settled, and those that were applied with their bytes.
     files: u64,
     left: u64,
-    applied: u64,
+    applied: Vec<u32>,
     bytes: u64,
+    /// `Durable::failures` before the first of them.
+    born: u64,
 }
 
 /// Whether a new directory, of which `group` is the listing, is one to build under a hidden name.
@@ -75,9 +82,16 @@ impl Fresh {
             filling: Mutex::new(Filling {
                 files,
                 left: files,
+                born: u64::MAX,
                 ..Filling::default()
             }),
+            named: AtomicBool::new(false),
         }
+    }
+
+    /// Whether it has its name.
+    pub fn is_named(&self) -> bool {
+        self.named.load(Ordering::Acquire)
     }
 
     /// Its handle; it is made when it is not there yet.
@@ -100,40 +114,99 @@ impl Fresh {
         Ok(fd)
     }
 
-    /// A file of so many bytes is in it.
-    pub fn applied(&self, bytes: u64) {
+    /// Entry `i`, a file of so many bytes, is in it; `born` is `Durable::failures` before it was begun.
+    pub fn applied(&self, i: u32, bytes: u64, born: u64) {
         let mut filling = lock(&self.filling);
-        filling.applied += 1;
+        filling.applied.push(i);
         filling.bytes += bytes;
+        filling.born = filling.born.min(born);
     }
 
     /// A file is in it, or will not come. How many files are settled by that: none before the last one, then all, and the
-    /// directory has its name.
-    pub fn settle(&self, shared: &Shared) -> u64 {
+    /// directory has its name; or none as yet, and it gets it with its batch.
+    pub fn settle(self: &Arc<Self>, shared: &Shared, pending: &Arc<Pending>) -> u64 {
         let mut filling = lock(&self.filling);
         filling.left -= 1;
         if filling.left > 0 {
             return 0;
         }
-        match shared
-            .profile
-            .time(Stage::Rename, || self.publish(shared, &mut filling))
-        {
-            Ok(()) => {
-                add(&shared.counters.files, filling.applied);
-                add(&shared.counters.bytes, filling.bytes);
-                add(&shared.counters.created, filling.applied);
+        let (files, bytes, born) = (filling.files, filling.bytes, filling.born);
+        let empty = filling.applied.is_empty();
+        drop(filling);
+        if shared.durable.is_off() || empty {
+            if self.place(shared) {
+                self.count(shared);
             }
-            Err(e) => {
-                let code = match e.raw_os_error() {
-                    Some(libc::EEXIST | libc::ENOTEMPTY | libc::ENOTDIR) => problem::CHANGED_HERE,
-                    _ => problem::WRITE,
-                };
-                shared.trouble(code, &self.path, &e);
-                lock(&shared.dirs).list[self.number as usize].here = Here::Blocked;
+            return files;
+        }
+        let pending = Arc::clone(pending);
+        let what = Written::Fresh(Arc::clone(self), files, bytes);
+        shared
+            .queue
+            .stage(Staged { pending, what, born }, shared.durable.mode());
+        0
+    }
+
+    /// Gives it its name. False: it cannot have it, which was told.
+    pub fn place(&self, shared: &Shared) -> bool {
+        let mut filling = lock(&self.filling);
+        let publish = || self.publish(shared, &mut filling);
+        let done = shared.profile.time(Stage::Rename, publish);
+        failpoint::hit(Point::AfterRename);
+        if let Err(e) = &done {
+            let code = match e.raw_os_error() {
+                Some(libc::EEXIST | libc::ENOTEMPTY | libc::ENOTDIR) => problem::CHANGED_HERE,
+                _ => problem::WRITE,
+            };
+            shared.trouble(code, &self.path, e);
+            lock(&shared.dirs).list[self.number as usize].here = Here::Blocked;
+        }
+        done.is_ok()
+    }
+
+    /// Its files are what they are to be.
+    pub fn count(&self, shared: &Shared) {
+        let filling = lock(&self.filling);
+        commit::count(shared, filling.bytes, filling.applied.len() as u64, true);
+    }
+
+    /// What was written in it is not to be trusted: it goes, and has to come again.
+    pub fn again(&self, shared: &Shared, pending: &Arc<Pending>, (code, errno): Wrong) {
+        let mut filling = lock(&self.filling);
+        self.discard(shared, &mut filling);
+        (filling.bytes, filling.born) = (0, u64::MAX);
+        for i in std::mem::take(&mut filling.applied) {
+            if ask_again(shared, pending, i, Place::Absent) {
+                filling.left += 1;
+            } else {
+                shared
+                    .out
+                    .problem(&shared.counters, code, errno, &path_of(shared, pending, i));
             }
         }
-        filling.files
+        let (left, files) = (filling.left, filling.files);
+        drop(filling);
+        if left == 0 {
+            self.place(shared);
+            told(shared, pending, files);
+            shared.queue.resolved(files);
+        }
+    }
+
+    /// The entries that are in it, of which each goes its own way from here on.
+    pub fn take_applied(&self) -> Vec<u32> {
+        std::mem::take(&mut lock(&self.filling).applied)
+    }
+
+    fn discard(&self, shared: &Shared, filling: &mut Filling) {
+        if filling.fd.take().is_some() {
+            shared.fresh_open.fetch_sub(1, Ordering::Relaxed);
+        }
+        if std::mem::take(&mut filling.made)
+            && let Ok(parent) = shared.handles().and_then(|h| h.dir(split(&self.path).0))
+        {
+            let _ = beneath::remove_flat_at(&*parent, &self.hidden);
+        }
     }
 
     /// Gives it its name; when that is taken, what was made goes.
@@ -151,15 +224,21 @@ impl Fresh {
         if result.is_err() && made {
             let _ = beneath::remove_flat_at(&*parent, &self.hidden);
         }
-        result
+        result?;
+        self.named.store(true, Ordering::Release);
+        shared.durable.restructured(&parent)
     }
 
-    /// The session ended early: the files that are here are whole, and stay.
+    /// The session ended early: the files that are here are whole, and stay, when they are on disk.
     pub fn keep(&self, shared: &Shared) {
         let mut filling = lock(&self.filling);
-        if filling.made {
-            // What cannot be kept was removed, and is sent again.
-            let _ = self.publish(shared, &mut filling);
+        if !filling.made {
+            return;
         }
+        if !shared.durable.is_off() && shared.durable.sync().is_err() {
+            return self.discard(shared, &mut filling);
+        }
+        // What cannot be kept was removed, and is sent again.
+        let _ = self.publish(shared, &mut filling);
     }
 }

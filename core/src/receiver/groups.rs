@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::apply::settled;
+use super::batch::{Named, Placed};
 use super::itemize::{self, Differs};
 use super::outbox::add;
 use super::state::{Pending, Place};
@@ -114,6 +115,7 @@ pub fn placed(shared: &Shared, pending: &Pending, i: u32) {
     };
     *slot = Group::There(Arc::new(name), inode);
     drop(groups);
+    shared.queue.waiting(-(waiting.len() as i64));
     link_all(shared, waiting);
 }
 
@@ -133,9 +135,11 @@ pub fn settle(shared: &Shared, pending: &Pending, i: u32) {
     }
     if shared.full.load(Ordering::Acquire) {
         drop(groups);
+        shared.queue.waiting(-(waiting.len() as i64));
         return give_up(shared, waiting, None);
     }
     let next = waiting.remove(0);
+    shared.queue.waiting(-1);
     *slot = Group::Coming(next.at, next.name.clone(), waiting);
     drop(groups);
     ask(shared, &next);
@@ -150,6 +154,7 @@ pub fn refused(shared: &Shared, pending: &Pending, i: u32, code: u8, errno: i32)
         && let Group::Coming(_, _, waiting) = std::mem::replace(slot, Group::Open)
     {
         drop(groups);
+        shared.queue.waiting(-(waiting.len() as i64));
         give_up(shared, waiting, Some((code, errno)));
     }
 }
@@ -206,6 +211,7 @@ pub fn link_all(shared: &Shared, followers: Vec<Follower>) {
             Group::There(name, _) => Arc::clone(name),
             Group::Coming(_, _, waiting) => {
                 waiting.push(follower);
+                shared.queue.waiting(1);
                 continue;
             }
             Group::Open => {
@@ -224,6 +230,11 @@ pub fn link_all(shared: &Shared, followers: Vec<Follower>) {
             Ok(()) => {
                 pending.touch(follower.at.1);
                 linked(shared, &follower, &entry, &leader);
+                if !shared.durable.is_off() {
+                    let what = Named::Link(follower.at.1);
+                    shared.queue.linked(Placed { pending, what });
+                    continue;
+                }
             }
             Err(e) => match e.raw_os_error() {
                 // What led is gone, or has all the names that the file system allows: here is another one.
@@ -255,16 +266,17 @@ pub fn link(shared: &Shared, leader: &Name, follower: &Follower) -> io::Result<(
     let to = handles.dir(&follower.name.dir)?;
     let name = &*follower.name.name;
     if follower.place == Place::Absent {
-        return shared.in_dir(&to, || beneath::link_at(&*from, &leader.name, &*to, name));
+        shared.in_dir(&to, || beneath::link_at(&*from, &leader.name, &*to, name))?;
+        return shared.durable.restructured(&to);
     }
     let temp = shared.namer.name(Kind::Temp, name);
     shared.in_dir(&to, || beneath::link_at(&*from, &leader.name, &*to, &temp))?;
     let done = shared.commit(&to, &follower.name.dir, &temp, name, follower.place);
     // A rename of one name of a file to another of the same does nothing and leaves both.
-    if done.is_err() || follower.place == Place::File && beneath::stat_at(&*to, &temp).is_ok() {
+    if done.is_err() || matches!(follower.place, Place::File(_)) && beneath::stat_at(&*to, &temp).is_ok() {
         let _ = beneath::unlink_at(&*to, &temp);
     }
-    done
+    done.and_then(|()| shared.durable.restructured(&to))
 }
 
 /// A name was linked, or would be.

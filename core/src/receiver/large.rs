@@ -37,6 +37,8 @@ pub struct Large {
     pub basis: Option<Basis>,
     /// Bytes of the signature that the sender holds; None without a BASIS.
     pub signed: Option<u64>,
+    /// `Durable::failures` before it was begun, or fewer.
+    pub born: u64,
     written: Mutex<Written>,
     /// Held while a piece is written: the kernel lets one writer at a file, and has the others spin.
     writing: Mutex<()>,
@@ -115,6 +117,14 @@ pub enum Progress {
 }
 
 impl Large {
+    /// Nothing is here of it.
+    pub fn new(born: u64) -> Self {
+        Self {
+            born,
+            ..Self::default()
+        }
+    }
+
     /// With what is here of it: a basis, a signature of `signed` bytes of which goes to the sender, and a partial.
     pub fn with(partial: Option<Partial>, basis: Option<Basis>, signed: u64) -> Self {
         let mut written = Written::default();
@@ -130,6 +140,7 @@ impl Large {
         Self {
             basis,
             signed: Some(signed),
+            born: 0,
             written: Mutex::new(written),
             writing: Mutex::default(),
             inner: Mutex::new(inner),

@@ -8,15 +8,17 @@ mod advice;
 mod apply;
 mod asides;
 mod basis;
+mod batch;
 mod commit;
 mod compare;
 mod conflict;
 mod dirs;
+mod durable;
 mod enter;
 mod entries;
 mod finish;
+mod flush;
 mod fresh;
-mod full;
 mod groups;
 mod itemize;
 mod large;
@@ -42,19 +44,21 @@ pub use python::Receiver;
 
 use std::collections::{HashMap, HashSet};
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::thread::JoinHandle;
 
-use crate::beneath::{Handles, Root, lock};
+use crate::beneath::{self, Handles, Root, lock};
 use crate::filter::Filter;
 use crate::landlock::Confinement;
+use crate::list;
 use crate::profile::Profile;
 use crate::temp::Namer;
 use crate::tree::Tree;
 use asides::Aside;
 use conflict::OnConflict;
 use dirs::Dirs;
+use durable::{Durable, Fsync};
 use groups::Groups;
 use large::Large;
 use named::Taken;
@@ -84,6 +88,7 @@ pub struct Options {
     pub on_conflict: OnConflict,
     /// Threads restrict themselves to the destination.
     pub confine: bool,
+    pub fsync: Fsync,
     /// The tick of the tree at the baseline: what it says has changed later, someone else has changed.
     pub since: Option<u64>,
 }
@@ -142,6 +147,7 @@ pub struct Shared {
     pub taken: Mutex<Taken>,
     /// The step in which the destination stores times, in ns.
     pub granule: OnceLock<u32>,
+    pub durable: Durable,
     pub queue: Queue,
     pub out: Outbox,
     pub counters: Counters,
@@ -161,8 +167,6 @@ pub struct Shared {
     pub stop: AtomicBool,
     /// The destination is full: what still comes is dropped, deletions run, then the session fails.
     pub full: AtomicBool,
-    /// ENOSPC or EDQUOT, then.
-    pub full_errno: AtomicI32,
 }
 
 impl Shared {
@@ -171,6 +175,29 @@ impl Shared {
         match self.handles.get() {
             Some(Some(handles)) => Ok(handles),
             _ => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+
+    /// Something was changed in the directory `dir` that takes more than itself to be on disk. One that cannot be opened
+    /// any more is another's affair.
+    fn restructured(&self, dir: &[u8]) {
+        if !self.durable.is_off()
+            && let Ok(dir) = self.handles().and_then(|handles| handles.dir(dir))
+        {
+            let _ = self.durable.restructured(&dir);
+        }
+    }
+
+    /// The attributes of `entry`, which is in `dir`, were set.
+    fn adjusted(&self, dir: &[u8], entry: &list::Entry<'_>) -> io::Result<()> {
+        if self.durable.is_off() {
+            return Ok(());
+        }
+        let dir = self.handles()?.dir(dir)?;
+        match beneath::open_read_at(&*dir, entry.name) {
+            Ok((file, _)) => self.durable.wrote(&dir, &Arc::new(file)),
+            // A symlink, or a file that its owner may not read.
+            Err(_) => self.durable.restructured(&dir),
         }
     }
 
@@ -221,8 +248,8 @@ impl Shared {
         match errno {
             libc::EROFS => self.fail("destination-read-only", &self.root_path, errno, "writing"),
             libc::ENOSPC | libc::EDQUOT => {
-                self.full_errno.store(errno, Ordering::Relaxed);
                 self.full.store(true, Ordering::Release);
+                self.out.problem(&self.counters, code, errno, path);
             }
             libc::ENAMETOOLONG | libc::EILSEQ => self.out.problem(&self.counters, problem::NAME, errno, path),
             _ => self.out.problem(&self.counters, code, errno, path),

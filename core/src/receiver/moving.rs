@@ -132,6 +132,7 @@ impl Generator<'_> {
             self.moved(dirs, &origin, at, &[(origin.path.to_vec(), false)]);
         } else if self.copy(&origin, fd, entry).is_ok() {
             dirs.touch(at.dir);
+            shared.restructured(split(&at.path).0);
             add(&shared.counters.moved, 1);
         } else {
             return false;
@@ -194,6 +195,7 @@ impl Generator<'_> {
         let shared = self.shared;
         let (dir, name) = split(origin.path);
         tell_gone(shared, dir, &[name]);
+        shared.restructured(dir);
         dirs.touch(at.dir);
         if let Some(number) = dirs.find(dir) {
             dirs.touch(number);

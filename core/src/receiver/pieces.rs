@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::apply::{changed, path_of, resolve, target};
+use super::commit::{self, Ready};
 use super::large::{Large, Progress};
 use super::outbox::add;
 use super::state::{Pending, Place};
 use super::whole::from_delta;
-use super::{Shared, commit, problem};
+use super::{Shared, problem};
 use crate::beneath::{self, lock};
 use crate::buffer;
 use crate::delta;
@@ -30,7 +31,8 @@ pub fn piecewise(
     place: Place,
 ) -> Result<(), &'static str> {
     let i = record.index;
-    let large = Arc::clone(lock(&shared.large).entry((record.chunk, i)).or_default());
+    let begin = || Arc::new(Large::new(shared.durable.failures()));
+    let large = Arc::clone(lock(&shared.large).entry((record.chunk, i)).or_insert_with(begin));
     let progress = match record.kind {
         record::END => large.end_untrusted(record)?,
         record::PROBLEM => large.give_up_untrusted(record.piece, changed(record, place))?,
@@ -49,20 +51,24 @@ pub fn piecewise(
         Progress::Broken(wrong) => resolve(shared, pending, i, wrong),
         Progress::Wrong => resolve(shared, pending, i, Some((problem::VERIFY, 0))),
         Progress::Whole(file, temp, end) => {
-            let fd = pending.dir(shared, i);
+            let dir = pending.dir(shared, i);
             let Some(place) = pending.claim(i) else {
-                let _ = fd.and_then(|fd| beneath::unlink_at(&*fd, &temp));
+                let _ = dir.and_then(|dir| beneath::unlink_at(&*dir, &temp));
                 return Err("pieces of a file that came before");
             };
             pending.touch(i);
-            let written = fd.and_then(|fd| {
+            let ready = dir.and_then(|dir| {
                 // A partial that was continued may be longer than what its file has become.
-                if beneath::stat(&*file)?.size != end.size {
-                    rustix::fs::ftruncate(&*file, end.size)?;
+                if beneath::stat(&*file)?.size != end.size
+                    && let Err(e) = rustix::fs::ftruncate(&*file, end.size)
+                {
+                    let _ = beneath::unlink_at(&*dir, &temp);
+                    return Err(e.into());
                 }
-                commit::publish(shared, &fd, &file, &temp, pending, &end, place)
+                let born = large.born;
+                Ok(Ready { dir, file, temp, born })
             });
-            commit::finished(shared, pending, &end, place, written);
+            commit::written(shared, pending, &end, place, ready);
         }
     }
     Ok(())

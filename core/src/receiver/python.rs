@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use pyo3::exceptions::PyValueError;
@@ -10,6 +10,7 @@ use pyo3::prelude::*;
 use pyo3::types::{IntoPyDict, PyDict};
 
 use super::conflict::OnConflict;
+use super::durable::{Durable, Fsync};
 use super::outbox::{Counters, Outbox};
 use super::queue::{Input, Queue};
 use super::{Before, Options, Shared, apply};
@@ -39,7 +40,7 @@ impl Receiver {
     #[pyo3(signature = (
         root, *, filters, delete, hashes, owner, group, hard_links, dry_run, itemize, force, max_delete, arrow, threads,
         delta_min, partial_min, list_window, data_window, temp_tag, wake_fd, profile = false, tree = None, since = None, partial = false,
-        skip_first = false, on_conflict = "overwrite", confine = true
+        skip_first = false, on_conflict = "overwrite", confine = true, fsync = "never"
     ))]
     #[allow(
         clippy::too_many_arguments,
@@ -73,6 +74,7 @@ impl Receiver {
         skip_first: bool,
         on_conflict: &str,
         confine: bool,
+        fsync: &str,
     ) -> PyResult<Self> {
         let filter = Filter::new(&filters).map_err(|e| PyValueError::new_err(e.message()))?;
         let arrow = *arrow.as_bytes().first().ok_or_else(|| PyValueError::new_err("arrow"))?;
@@ -94,6 +96,7 @@ impl Receiver {
             partial,
             skip_first: partial && skip_first,
             on_conflict: OnConflict::new(on_conflict).ok_or_else(|| PyValueError::new_err("on_conflict"))?,
+            fsync: Fsync::new(fsync).ok_or_else(|| PyValueError::new_err("fsync"))?,
             since,
             confine,
         };
@@ -124,6 +127,7 @@ impl Receiver {
                 tree,
                 taken: Mutex::default(),
                 granule: OnceLock::new(),
+                durable: Durable::default(),
                 queue: Queue::new(threads),
                 out,
                 counters: Counters::default(),
@@ -139,7 +143,6 @@ impl Receiver {
                 failure: Mutex::new(None),
                 stop: AtomicBool::new(false),
                 full: AtomicBool::new(false),
-                full_errno: AtomicI32::new(libc::ENOSPC),
             });
             // Dropped when a thread cannot be started, it ends those that were.
             let receiver = Self {

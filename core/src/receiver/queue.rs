@@ -5,6 +5,8 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use super::basis::Signing;
+use super::batch::{Batch, Placed, Staged};
+use super::durable::Fsync;
 use super::groups::Follower;
 use crate::beneath::lock;
 
@@ -26,6 +28,8 @@ pub enum Job {
     Links(Vec<Follower>),
     /// A stretch of a signature.
     Sign(Arc<Signing>),
+    /// Sync what was written, and give it its names.
+    Commit,
     /// All is applied: delete, set directory metadata, say so.
     Finish,
 }
@@ -41,9 +45,13 @@ struct Jobs {
     parked: Vec<(u32, Vec<u8>)>,
     /// Chunks compared so far.
     compared: u32,
+    /// What is on its way to disk.
+    batch: Batch,
     /// Wanted entries that are not resolved, and whether the list ended.
     outstanding: u64,
     ended: bool,
+    /// The generator waits until all is resolved.
+    settling: bool,
     /// LIST-ENDs that came, and how many the list has.
     ends: u64,
     ends_due: u64,
@@ -56,6 +64,13 @@ struct Jobs {
     signed: u64,
     /// How many these are, continued partials included: for each a file is open here.
     bases: usize,
+}
+
+impl Jobs {
+    /// When what is on its way to disk is to be synced.
+    fn commit_due(&self) -> Option<Instant> {
+        self.batch.due(self.outstanding, self.ended || self.settling)
+    }
 }
 
 /// Queues of one receiver, under one lock: nothing here takes long.
@@ -139,10 +154,13 @@ impl Queue {
     /// For the generator: waits until all that was wanted so far is resolved. False: the session stopped.
     pub fn settle(&self, stopped: impl Fn() -> bool) -> bool {
         let mut jobs = lock(&self.jobs);
+        jobs.settling = true;
+        self.workers.notify_one();
         while jobs.outstanding > 0 && !stopped() {
             let waited = self.generator.wait_timeout(jobs, LOOK_UP);
             jobs = waited.unwrap_or_else(std::sync::PoisonError::into_inner).0;
         }
+        jobs.settling = false;
         !stopped()
     }
 
@@ -197,7 +215,14 @@ impl Queue {
             if stopped() {
                 return None;
             }
-            if let Some(job) = jobs.data.pop_front() {
+            let commit = jobs.commit_due();
+            if commit.is_some_and(|due| due <= Instant::now()) {
+                jobs.batch.committing = true;
+                return Some(Job::Commit);
+            }
+            if !jobs.batch.is_overfull()
+                && let Some(job) = jobs.data.pop_front()
+            {
                 return Some(job);
             }
             let dues = jobs.signing.iter().map(|signing| signing.due()).enumerate();
@@ -213,10 +238,10 @@ impl Queue {
             {
                 return Some(job);
             }
-            if std::mem::take(&mut jobs.finish) {
+            if !jobs.batch.committing && std::mem::take(&mut jobs.finish) {
                 return Some(Job::Finish);
             }
-            let until = due.and_then(|(_, due)| due);
+            let until = due.and_then(|(_, due)| due).into_iter().chain(commit).min();
             let wait = until.map_or(LOOK_UP, |due| due.saturating_duration_since(Instant::now()));
             jobs.idle += 1;
             let waited = self.workers.wait_timeout(jobs, wait);
@@ -252,6 +277,7 @@ impl Queue {
         let mut jobs = lock(&self.jobs);
         jobs.ended = true;
         if jobs.parked.is_empty() {
+            self.workers.notify_one();
             self.finish_if_complete(&mut jobs);
             Ok(())
         } else {
@@ -284,6 +310,50 @@ impl Queue {
             self.generator.notify_one();
         }
         self.finish_if_complete(&mut jobs);
+    }
+
+    /// Something was written that waits for its name.
+    pub fn stage(&self, staged: Staged, mode: Fsync) {
+        let mut jobs = lock(&self.jobs);
+        jobs.batch.stage(staged, mode);
+        if jobs.commit_due().is_some_and(|due| due <= Instant::now()) {
+            self.workers.notify_one();
+        }
+    }
+
+    /// An entry that waited for another one was linked to it.
+    pub fn linked(&self, placed: Placed) {
+        lock(&self.jobs).batch.place(vec![placed]);
+        self.resolved(1);
+    }
+
+    /// So many more entries, or fewer, wait for one that is coming, to be linked to it.
+    pub fn waiting(&self, more: i64) {
+        let mut jobs = lock(&self.jobs);
+        jobs.batch.waiting = jobs.batch.waiting.saturating_add_signed(more);
+        self.workers.notify_one();
+    }
+
+    /// All that was written, and all that has its name, to be synced.
+    pub fn take_batch(&self) -> (Vec<Staged>, Vec<Placed>) {
+        lock(&self.jobs).batch.take()
+    }
+
+    /// A `Job::Commit` is done: so many entries have their places.
+    pub fn committed(&self, placed: Vec<Placed>, resolved: u64) {
+        let mut jobs = lock(&self.jobs);
+        jobs.batch.place(placed);
+        jobs.batch.committing = false;
+        drop(jobs);
+        self.resolved(resolved);
+        self.workers.notify_all();
+    }
+
+    /// Entries that were resolved are not, after all: what was finished has to be finished once more.
+    pub fn reopen(&self, count: u64) {
+        let mut jobs = lock(&self.jobs);
+        jobs.outstanding += count;
+        jobs.finishing = false;
     }
 
     fn finish_if_complete(&self, jobs: &mut Jobs) {

@@ -42,7 +42,13 @@ impl Generator<'_> {
                     return Err(Stop);
                 }
                 let _ = shared.granule.set(handles.as_ref().map_or(1, |h| granule(h.root())));
+                if let Some(handles) = handles.as_ref().filter(|_| !shared.options.dry_run) {
+                    shared.durable.begin(shared.options.fsync, handles.root().fd());
+                }
                 let _ = shared.handles.set(handles);
+                if matches!(shared.before, Before::Missing(..)) {
+                    shared.restructured(b"");
+                }
                 Ok(())
             }
             Err((code, e)) => {

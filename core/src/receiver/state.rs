@@ -1,5 +1,6 @@
 //! What is known of a chunk while something of it is still wanted.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,8 +8,33 @@ use std::sync::{Arc, Mutex};
 
 use super::Shared;
 use super::fresh::Fresh;
-use crate::beneath::lock;
+use crate::beneath::{Meta, lock};
 use crate::list::Chunk;
+
+/// What stood at a place when it was compared, as far as a change of it shows: type, size, mtime, ctime and inode, hashed.
+///
+/// A file with several names is without its ctime: that moves with each name that we take or give.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Seen(u64);
+
+impl Seen {
+    /// What stands there now.
+    pub fn new(meta: &Meta) -> Self {
+        Self::of(meta, meta.links == 1)
+    }
+
+    /// Whether it is still what stands there.
+    pub fn fits(self, meta: &Meta) -> bool {
+        self == Self::of(meta, true) || self == Self::of(meta, false)
+    }
+
+    fn of(meta: &Meta, alone: bool) -> Self {
+        let mut hasher = DefaultHasher::new();
+        let ctime = alone.then_some(meta.ctime);
+        (meta.kind, meta.size, meta.mtime_s, meta.mtime_ns, meta.id, ctime).hash(&mut hasher);
+        Self(hasher.finish())
+    }
+}
 
 /// What became of a wanted entry's place at the destination when it was compared.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -16,7 +42,7 @@ pub enum Place {
     /// Nothing was there.
     Absent,
     /// A file, a symlink or a special file: one rename replaces it.
-    File,
+    File(Seen),
     /// A directory that may be replaced.
     Directory,
     /// A file or symlink that someone else changed: it is kept under another name.
@@ -120,7 +146,7 @@ impl Pending {
 
     /// The directory of entry `i`, when it has no name yet.
     pub fn fresh(&self, i: u32) -> Option<&Arc<Fresh>> {
-        self.home(i).fresh.as_ref()
+        self.home(i).fresh.as_ref().filter(|fresh| !fresh.is_named())
     }
 
     /// The handle of entry `i`'s directory.

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::apply::{came_wrong, resolve, settled, target};
+use super::commit::{self, Ready};
 use super::large::Large;
 use super::outbox::add;
 use super::state::{Pending, Place};
-use super::{Shared, commit, problem};
+use super::{Shared, problem};
 use crate::beneath::{self, lock};
 use crate::delta;
 use crate::holes;
@@ -54,13 +55,14 @@ pub fn whole(shared: &Shared, pending: &Arc<Pending>, record: &Record, content: 
         return Ok(());
     }
     let (_, name, _) = target(shared, pending, i);
-    let written = pending.dir(shared, i).and_then(|fd| {
+    let born = shared.durable.failures();
+    let ready = pending.dir(shared, i).and_then(|dir| {
         pending.touch(i);
         let temp = match pending.fresh(i) {
             Some(_) => name.to_vec(),
             None => shared.namer.name(Kind::Temp, name),
         };
-        let create = || shared.in_dir(&fd, || beneath::create_at(&*fd, &temp));
+        let create = || shared.in_dir(&dir, || beneath::create_at(&*dir, &temp));
         let file = shared.profile.time(Stage::Write, create)?;
         let fill = || {
             holes::write_around(&file, content, 0, &gaps)?;
@@ -70,12 +72,13 @@ pub fn whole(shared: &Shared, pending: &Arc<Pending>, record: &Record, content: 
             }
         };
         if let Err(e) = shared.profile.time(Stage::Write, fill) {
-            let _ = beneath::unlink_at(&*fd, &temp);
+            let _ = beneath::unlink_at(&*dir, &temp);
             return Err(e);
         }
-        commit::publish(shared, &fd, &file, &temp, pending, record, place)
+        let file = Arc::new(file);
+        Ok(Ready { dir, file, temp, born })
     });
-    commit::finished(shared, pending, record, place, written);
+    commit::written(shared, pending, record, place, ready);
     Ok(())
 }
 

@@ -7,6 +7,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use crate::beneath::{Root, lock};
+use crate::failpoint::{self, Point};
 
 use super::Tree;
 use super::index::Index;
@@ -47,6 +48,7 @@ impl Tree {
         drop(state);
         written
             .and_then(|()| std::fs::rename(beside, path))
+            .inspect(|()| failpoint::hit(Point::AfterIndex))
             .inspect_err(|_| drop(std::fs::remove_file(beside)))
     }
 }
