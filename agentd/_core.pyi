@@ -312,6 +312,9 @@ class Tree:
     def held(self) -> float | None:
         """Seconds until the first file that a refresh held is due; None: none is held."""
 
+    def overflows(self) -> int:
+        """How often the kernel's queue of events ran over.  Waits for no refresh."""
+
     def counters(self) -> dict[str, int]:
         """Now: entries, dirs, bytes (of memory), remembered (bytes of signatures of files that were sent), watches,
         unwatched (directories read by every refresh).  Monotonic: overflows (of the kernel's queue), rescans,

@@ -100,6 +100,7 @@ class App:
             stop=self._stopping.set,
             sockets=(self._places.control_socket, self._places.peer_socket),
             landlock=self._landlock,
+            overflows=self._trees.overflows,
         )
         try:
             async with trio.open_nursery() as nursery:

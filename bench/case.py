@@ -26,6 +26,10 @@ LAN = (OURS, RSYNC, RSYNC_AES)
 PAIR = (OURS, RSYNC)
 
 
+class Lacking(Exception):  # noqa: N818 - a reason to skip, no failure
+    """What a live case would need and this machine does not have, for a person."""
+
+
 class Case(NamedTuple):
     """A sync by every contender, or something of syncctl's alone (without a tree)."""
 
@@ -47,6 +51,8 @@ class Case(NamedTuple):
     """With ``--delete``."""
     extras: Callable[[Path], None] | None = None
     """What somebody else puts into each destination after the first sync."""
+    ordinary: bool = False
+    """Of a live case: by an account without privileges, made for it."""
     restart: bool = False
     """Before each run both agents are started anew, and linked."""
     rsync: tuple[str, ...] = ()
@@ -57,7 +63,7 @@ class Case(NamedTuple):
     quick: bool = False
     """In the short set."""
     live: Measure | None = None
-    """How it is measured, when that is no matter of turns: with agents of its own.  Raises what went wrong."""
+    """How it is measured, when that is no matter of turns: with agents of its own.  Raises what went wrong; Lacking."""
 
 
 def time(most: float, against: Contender = RSYNC) -> Bound:

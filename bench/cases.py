@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench import cold, live, warm
+from bench import cold, live, unreadable, warm, watched
 from bench.case import AGAIN, CHANGED, FIRST, Case
 from bench.contenders import OURS, STATUS
 from bench.figures import Bound
@@ -28,7 +28,10 @@ IDLE_CASE = Case(
     quick=True,
 )
 
-CASES: dict[str, Case] = {case.name: case for case in (*cold.CASES, *warm.CASES, *live.CASES, STATUS_CASE, IDLE_CASE)}
+CASES: dict[str, Case] = {
+    case.name: case
+    for case in (*cold.CASES, *warm.CASES, *live.CASES, *watched.CASES, *unreadable.CASES, STATUS_CASE, IDLE_CASE)
+}
 
 
 def selected(names: list[str] | None, *, full: bool) -> list[Case]:

@@ -26,6 +26,9 @@ METRICS = {
     "p95_s": "s",
     "p99_s": "s",
     "core_share": "",
+    "overflows": "",
+    "batches": "",
+    "change_s": "s",
 }
 """What a run may be measured by, and the unit.
 
@@ -36,6 +39,8 @@ while the command ran.  ``first_file_s``: from before the start until the first 
 agent's, the far one's.  ``pss_mb``: the near agent and its children, shared pages divided.  ``literal``: bytes that no
 basis had.  ``wire``: bytes that the slow network carried.  ``p50_s``, ``p95_s``, ``p99_s``: percentiles of what was
 done many times in one run.  ``core_share``: processor time of both agents and the server, of one core's.
+``overflows``: how often the kernel lost events of the far agent's trees.  ``batches``: how many it took to bring over
+what one command changed, which itself took ``change_s``.
 """
 COMPARED = ("seconds", "cpu_s", "literal", "wire")
 """Ratios of these are taken against every other contender."""

@@ -11,7 +11,7 @@ import threading
 import time
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from bench import proc
 from bench.wan import between
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from bench.wan import Wan, Wire
+    from tests.helpers.hosts import Account
 
 SAMPLE_S = 0.05
 QUIET_SAMPLES = 4
@@ -84,6 +85,10 @@ class Hosts:
         """Ends before the hosts do."""
         self.wire: Wire | None = None
         self.ssh = ["ssh", "-F", str(sshd.client_config)]
+        account = here.account
+        self._who: dict[str, Any] = {}
+        if account.other:
+            self._who = {"user": account.uid, "group": account.gid, "extra_groups": []}
 
     def run(self, argv: list[str], limit_s: float, *, stdin: Path | None = None, appears: Path | None = None) -> Ran:
         """Run a command in the environment that all of them have, and wait until its traces have settled.
@@ -100,7 +105,7 @@ class Hosts:
             begun = time.perf_counter()
             try:
                 ended = subprocess.run(
-                    argv, env=self.here.environ, cwd="/", stdin=file, capture_output=True, timeout=limit_s
+                    argv, env=self.here.environ, cwd="/", stdin=file, capture_output=True, timeout=limit_s, **self._who
                 )
                 status, said = ended.returncode, os.fsdecode(ended.stdout + ended.stderr).strip()
             except subprocess.TimeoutExpired:
@@ -187,18 +192,19 @@ class Hosts:
 
 
 @contextlib.contextmanager
-def two_hosts(installed: Installed, wan: Wan | None = None) -> Iterator[Hosts]:
-    """Start them; nothing of them is left afterwards."""
-    account = this_account()._replace(packages=installed.python_path)
-    with short_directory() as directory, contextlib.ExitStack() as stack:
+def two_hosts(installed: Installed, wan: Wan | None = None, other: Account | None = None) -> Iterator[Hosts]:
+    """Start them, as this account or as the ``other`` one; nothing of them is left afterwards."""
+    account = this_account()._replace(packages=installed.python_path) if other is None else other
+    with short_directory(other) as directory, contextlib.ExitStack() as stack:
         agents = []
         for name in ("here", "there"):
             agent = Agent(account, directory / name)
-            agent.argv = list(installed.argv)
+            if other is None:
+                agent.argv = list(installed.argv)
             stack.callback(agent.kill)
             agents.append(agent)
         here, there = agents
-        sshd = stack.enter_context(Sshd(directory / "ssh"))
+        sshd = stack.enter_context(Sshd(directory / "ssh", account=other and other.name))
         launcher = write_launcher(there, directory / "syncctl")
         here.configure(
             f'[ssh]\nconfig_file = "{sshd.client_config}"\ntransport = "openssh"\n'

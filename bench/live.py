@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
-import select
-import socket
 import statistics
 import subprocess
 import time
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING
 
 from bench import proc, trees
 from bench.case import AGAIN, Case
 from bench.contenders import OURS
 from bench.figures import Bound, Run
+from bench.lines import Lines
 from bench.wan import Wan
 from tests.helpers.oracle import differences
 
@@ -65,7 +63,7 @@ def asked_saves(hosts: Hosts, place: Path) -> Iterator[Run]:
     rng = random.Random(2)
     directories = sorted(path.name for path in source.iterdir())
     took = []
-    with _Lines(hosts) as lines:
+    with Lines(hosts) as lines:
         for number in range(200):
             path = source / rng.choice(directories) / f"f{rng.randrange(1000):05}"
             path.write_bytes(f"asked {number} {rng.random()}\n".encode())
@@ -97,7 +95,7 @@ def saves_beside_bulk(hosts: Hosts, place: Path) -> Iterator[Run]:
     took = []
     with (
         subprocess.Popen(command, env=hosts.here.environ, cwd="/", stdout=subprocess.DEVNULL) as pushing,
-        _Lines(hosts) as lines,
+        Lines(hosts) as lines,
     ):
         time.sleep(3.0)  # until buffers on the way are as full as they get
         for number in range(BULK_SAVES):
@@ -154,49 +152,6 @@ def _equal(hosts: Hosts, source: Path, destination: Path) -> None:
     found = differences(source, destination)
     if found:
         raise RuntimeError(f"{len(found)} differences, such as {found[0]}")
-
-
-class _Lines:
-    """JSON lines on the control socket, as an editor speaks them."""
-
-    def __init__(self, hosts: Hosts) -> None:
-        [self._path, *_] = json.loads(hosts.here.ok("status", "--json"))["agent"]["sockets"]
-        self._socket = socket.socket(socket.AF_UNIX)
-        self._read = b""
-
-    def __enter__(self) -> Self:
-        self._socket.connect(self._path)
-        self._send({"t": "hello", "role": "cli", "protocol_min": 1, "protocol_max": 1, "version": "bench"})
-        self._line()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._socket.close()
-
-    def ask(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Its last answer, which has to be a result without problems."""
-        self._send(request)
-        while True:
-            answer = self._line()
-            if answer["t"] in ("result", "error") and answer["id"] == request["id"]:
-                if answer["t"] == "error" or answer["problem_count"]:
-                    raise RuntimeError(f"{request}: {answer}")
-                return answer
-
-    def _send(self, message: dict[str, Any]) -> None:
-        self._socket.sendall(json.dumps(message).encode() + b"\n")
-
-    def _line(self) -> dict[str, Any]:
-        while b"\n" not in self._read:
-            if not select.select([self._socket], [], [], GIVE_UP_S)[0]:
-                raise RuntimeError("the agent does not answer")
-            read = self._socket.recv(1 << 16)
-            if not read:
-                raise RuntimeError("the agent hung up")
-            self._read += read
-        line, self._read = self._read.split(b"\n", 1)
-        found: dict[str, Any] = json.loads(line)
-        return found
 
 
 def _live(name: str, what: str, measure: Measure, *bounds: Bound, wan: Wan | None = None) -> Case:

@@ -120,6 +120,8 @@ def amount(metric: str, value: float) -> str:
         return duration(value)
     if metric == "core_share":
         return f"{value:.2%}"
+    if not unit:
+        return f"{value:,.0f}"
     if unit == "MB":
         return f"{value:.0f} MB"
     return f"{value:,.0f} B" if value < 1e5 else f"{value / 1e6:,.2f} MB"

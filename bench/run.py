@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import sys
 from typing import TYPE_CHECKING, NamedTuple
 
+from bench.case import Lacking
 from bench.cases import AGAIN, CHANGED, FIRST, IDLE_CASE, STATUS_CASE, Case
 from bench.contenders import OURS, Job
 from bench.figures import Run
 from bench.hosts import two_hosts
 from bench.room import lacking
 from bench.verify import differences
+from tests.helpers.hosts import ordinary_account
 from tests.helpers.trees import remove
 
 if TYPE_CHECKING:
@@ -130,8 +133,16 @@ class Bench:
         _say(case.what)
         result = Result(case, case.contenders, [], [], os.getloadavg()[0])
         try:
-            with two_hosts(self.installed, case.wan) as hosts:
+            with contextlib.ExitStack() as stack:
+                other = stack.enter_context(ordinary_account()) if case.ordinary else None
+                if case.ordinary:
+                    if other is None:
+                        raise Lacking("no account with a Python that it may run can be made here")
+                    self.memory.chmod(0o711)
+                hosts = stack.enter_context(two_hosts(self.installed, case.wan, other))
                 result.runs.extend(measure(hosts, self.memory))
+        except Lacking as e:
+            return result._replace(skipped=str(e))
         except (RuntimeError, AssertionError, OSError) as e:
             result.wrong.append(str(e))
         finally:

@@ -51,7 +51,8 @@ class AgentInfo(NamedTuple):
     """The agent itself.  ``config_error`` is set while a changed config.toml is refused and the old one holds.
 
     ``landlock``: whether its engines are held to their roots by the kernel; "absent" where that has no Landlock of a
-    usable ABI.
+    usable ABI.  ``overflows``: how often the kernel lost events of the trees that are watched now, which were then read
+    once more.
     """
 
     id: int
@@ -64,6 +65,7 @@ class AgentInfo(NamedTuple):
     config_error: str | None = None
     landlock: str = "absent"
     landlock_abi: int = 0
+    overflows: int = 0
 
     def validate(self) -> None:
         """Raise RemoteProtocolError when an invariant does not hold."""
@@ -80,6 +82,7 @@ class AgentInfo(NamedTuple):
             check_text("config_error", self.config_error)
         check_choice("landlock", self.landlock, _LANDLOCK)
         check_uint("landlock_abi", self.landlock_abi, limits.U32)
+        check_uint("overflows", self.overflows)
 
 
 class LinkInfo(NamedTuple):

@@ -76,6 +76,7 @@ class ControlServer:
         stop: Callable[[], None],
         sockets: Sequence[str] = (),
         landlock: tuple[str, int] = ("absent", 0),
+        overflows: Callable[[], int] = lambda: 0,
     ) -> None:
         self.events = EventLog()
         self.room = Room()
@@ -87,6 +88,7 @@ class ControlServer:
         self.stop = stop
         self.sockets = list(sockets)
         self.landlock = landlock
+        self.overflows = overflows
         self.identity = identity
         self._open = 0
         self._started = trio.current_time()
@@ -147,6 +149,7 @@ class ControlServer:
         agent = control.AgentInfo(
             request, os.getpid(), self.identity().version, int(now - self._started), _rss_kib(), config.path,
             self.sockets, None if error is None else error.message[: limits.TEXT_MAX], *self.landlock,
+            self.overflows(),
         )  # fmt: skip
         return [
             agent,

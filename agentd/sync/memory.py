@@ -32,7 +32,7 @@ LOOKS_MAX = 8 << 20
 """Bytes of a sender's own looks; beyond, listing everything is no more work."""
 
 BRIEF_SWEEP = 256
-"""Files that no event tells of, looked at before a save; before some paths only none are, their receiver looks at those.
+"""Files that no event tells of, looked at before a save; before some paths only none are: their receiver looks at them.
 The others follow behind it."""
 
 LOOK_MAX = limits.PAYLOAD_MAX // 2

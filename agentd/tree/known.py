@@ -39,7 +39,7 @@ Recalled = tuple[bool, int, list[tuple[bytes, int]]]
 
 
 class CrateTree(Protocol):
-    """``_core.Tree``; every method but ``recall`` and ``at_rest`` may block."""
+    """``_core.Tree``; every method but ``recall``, ``at_rest`` and ``overflows`` may block."""
 
     def is_new(self) -> bool: ...  # noqa: D102
     def refresh(self, *, hold: bool = False, sweep: int) -> bool: ...  # noqa: D102
@@ -52,6 +52,7 @@ class CrateTree(Protocol):
     def save(self, path: bytes) -> None: ...  # noqa: D102
     def notice(self) -> str: ...  # noqa: D102
     def held(self) -> float | None: ...  # noqa: D102
+    def overflows(self) -> int: ...  # noqa: D102
     def counters(self) -> dict[str, int]: ...  # noqa: D102
     def close(self) -> None: ...  # noqa: D102
 

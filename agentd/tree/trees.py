@@ -148,6 +148,10 @@ class Trees:
             if slot.known is None and not slot.users and self._slots.get(key) is slot:
                 del self._slots[key]
 
+    def overflows(self) -> int:
+        """How often the kernel lost events of the trees that are open."""
+        return sum(slot.known.tree.overflows() for slot in self._slots.values() if slot.known is not None)
+
     def verify(self, root: bytes, filters: Sequence[bytes], *, brief: bool = False) -> None:
         """Refresh the tree behind a session that wrote there; behind a ``brief`` one, when no other follows at once."""
         key = root, tuple(filters)

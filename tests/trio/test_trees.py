@@ -49,6 +49,9 @@ class FakeTree:
     def at_rest(self) -> bool:
         return False
 
+    def overflows(self) -> int:
+        return 1
+
     def tick(self) -> int:
         return len(self.refreshes)
 

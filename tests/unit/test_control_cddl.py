@@ -63,7 +63,7 @@ ANSWERS: list[Any] = [
     Items(1, 2), Problems(1, 2), Notice(1, 2, "text"), Result(1, 2, {"files": 1}, 0, 1, 2, 3, 4),
     Result(1, 2, {}, 0, 1, 2, 3, 4, 0, {"here": PROFILE, "there": PROFILE}),
     Error(0, "protocol", "text"), Error(1, "timeout", "text", "hint", 2, 1), End(1),
-    AgentInfo(1, 2, "0.1", 3, 4, "/c", ["/s"]), AgentInfo(1, 2, "0.1", 3, 4, "/c", [], "bad", "on", 7),
+    AgentInfo(1, 2, "0.1", 3, 4, "/c", ["/s"]), AgentInfo(1, 2, "0.1", 3, 4, "/c", [], "bad", "on", 7, 1),
     LinkInfo(1, "box", "up"), LinkInfo(1, "box", "up", "openssh", 5, "0.1", "lost"),
     PairInfo(1, "a", "/a", "b:c", False, []),
     PairInfo(1, "a", "/a", "b:c", True, ["x"], True, "keep-both", "held", "git", 1, 2), Paths(1, 2, "landed", [b"/a"]),

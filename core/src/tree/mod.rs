@@ -282,10 +282,15 @@ impl Tree {
         Some(due.saturating_duration_since(Instant::now()))
     }
 
+    /// How often the kernel lost events. Waits for no refresh.
+    pub fn overflows(&self) -> u64 {
+        lock(&self.dirty).overflows
+    }
+
     /// Name and value of every counter.
     pub fn counters(&self) -> [(&'static str, u64); 10] {
         let get = |n: &AtomicU64| n.load(Ordering::Relaxed);
-        let overflows = lock(&self.dirty).overflows;
+        let overflows = self.overflows();
         let state = lock(&self.state);
         [
             ("entries", state.index.entries() as u64),

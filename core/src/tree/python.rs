@@ -125,6 +125,11 @@ impl PyTree {
         Ok(py.detach(|| tree.held()).map(|due| due.as_secs_f64()))
     }
 
+    fn overflows(&self, py: Python<'_>) -> PyResult<u64> {
+        let tree = self.tree()?;
+        Ok(py.detach(|| tree.overflows()))
+    }
+
     fn counters<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let tree = self.tree()?;
         py.detach(|| tree.counters()).into_py_dict(py)
