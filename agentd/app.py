@@ -202,7 +202,7 @@ class App:
         try:
             if not trusted(peer_uid(stream.socket, self._platform), os.geteuid()):
                 log.warning("refused a peer connection of another user")
-            elif self._peers > limits.CONNECTIONS_MAX:
+            elif self._peers > limits.CONNECTIONS_TOTAL:
                 log.warning("refused a peer connection: too many")
             elif (await greet(connection, self._hello)).peer.role == "agent":
                 await self._sessions.serve(connection)

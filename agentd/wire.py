@@ -7,6 +7,7 @@ over any other stream (the multiplexer's) it is copied once.
 from __future__ import annotations
 
 import errno
+from contextlib import contextmanager
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -20,7 +21,7 @@ from proto.peer import PEER_MESSAGES
 from proto.schema import from_head_untrusted, registry, to_head
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
 
     from proto.frame import Payload
     from proto.schema import Message, Registry
@@ -107,6 +108,15 @@ class Connection:
         self._deadline = None
         return from_head_untrusted(messages, frame.head), frame.payload
 
+    @contextmanager
+    def bare(self) -> Iterator[None]:
+        """Frames have no payload within: who has not said who it is gets no memory for one."""
+        most, self._reader.payload_max = self._reader.payload_max, 0
+        try:
+            yield
+        finally:
+            self._reader.payload_max = most
+
     @property
     def ahead(self) -> int:
         """Bytes that came together with the last message, and are of the next ones."""
@@ -148,9 +158,8 @@ async def greet(connection: Connection, ours: Hello) -> Agreement:
     """
     with trio.move_on_after(limits.HELLO_DEADLINE_S):
         await connection.send(ours)
-        theirs, payload = await connection.receive(HELLO)
-        if payload is not None:
-            raise RemoteProtocolError("hello has no payload")
+        with connection.bare():
+            theirs, _ = await connection.receive(HELLO)
         connection.agreement = agree(ours, theirs)
         return connection.agreement
     raise ConnectionLost(f"no hello within {limits.HELLO_DEADLINE_S:.0f} s")

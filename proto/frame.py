@@ -52,7 +52,8 @@ class FrameReader:
     """
 
     def __init__(self, payload_max: int, allocate: Callable[[int], Payload] = bytearray) -> None:
-        self._payload_max = payload_max
+        self.payload_max = payload_max
+        """Of frames that were not begun yet."""
         self._allocate = allocate
         self._staging = bytearray(_STAGING + HEAD_MAX + FRAME_PREFIX)
         self._start = 0
@@ -118,8 +119,8 @@ class FrameReader:
         payload_len = length - 4 - head_len
         if not 0 < head_len <= HEAD_MAX or payload_len < 0:
             raise RemoteProtocolError(f"frame of {length} bytes with a head of {head_len}")
-        if payload_len > self._payload_max:
-            raise RemoteProtocolError(f"payload of {payload_len} bytes, the limit is {self._payload_max}")
+        if payload_len > self.payload_max:
+            raise RemoteProtocolError(f"payload of {payload_len} bytes, the limit is {self.payload_max}")
         if have < FRAME_PREFIX + head_len:
             return False
         body = self._start + FRAME_PREFIX

@@ -71,4 +71,7 @@ PROBLEMS_KEPT = 1000
 CONNECTIONS_MAX = 64
 """Connections one peer may hold open at an agent: sessions, their stripes, and spares."""
 
+CONNECTIONS_TOTAL = 256
+"""The same of all peers together, those that have not greeted included: 128 KiB each, and a payload while one comes."""
+
 U8, U16, U32, U64 = (1 << 8) - 1, (1 << 16) - 1, (1 << 32) - 1, (1 << 64) - 1

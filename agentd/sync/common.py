@@ -65,10 +65,15 @@ class Workshop(NamedTuple):
             return
         async with self.leases.lease(root, holder, peer=peer, scoped=scoped):
             self.journal.begin(session, root.path)
+            cleared = True  # the engine is closed and has cleaned up, however it ended
             try:
                 yield
-            finally:  # the engine is closed and has cleaned up, however it ended
-                self.journal.end(session)
+            except SyncError as e:
+                cleared = e.code != "destination-read-only"  # but there: that is left to the sweep at the next start
+                raise
+            finally:
+                if cleared:
+                    self.journal.end(session)
 
 
 @contextlib.asynccontextmanager

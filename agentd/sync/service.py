@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from typing import TYPE_CHECKING
 
 import trio
@@ -61,7 +61,7 @@ class Sessions:
         self._served: dict[Key, Served] = {}
         self._epochs: OrderedDict[Key, tuple[int, Totals]] = OrderedDict()
         self._abandoned = Abandoned()
-        self._serving = 0
+        self._serving: Counter[bytes] = Counter()
         self._nursery: trio.Nursery | None = None
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -84,10 +84,11 @@ class Sessions:
 
     async def serve(self, connection: Connection) -> None:
         """Serve a greeted connection of another agent until it ends; then it is closed."""
-        self._serving += 1
+        who = greeted(connection).agent
+        self._serving[who] += 1
         try:
-            if self._serving > limits.CONNECTIONS_MAX:
-                raise SyncError("agent-busy", f"more than {limits.CONNECTIONS_MAX} connections")
+            if self._serving[who] > limits.CONNECTIONS_MAX:
+                raise SyncError("agent-busy", f"more than {limits.CONNECTIONS_MAX} connections of one agent")
             while await self._serve_one(connection):
                 pass
         except (ConnectionLost, trio.ClosedResourceError):
@@ -101,7 +102,9 @@ class Sessions:
             log.exception("a session failed")
             await refuse(connection, SyncError("internal", "the agent there failed in this session"))
         finally:
-            self._serving -= 1
+            self._serving[who] -= 1
+            if not self._serving[who]:
+                del self._serving[who]
             await close_now(connection)
 
     async def sweep(self, clear: Callable[[bytes], int]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,7 +13,9 @@ from tests.helpers.hosts import Agent, one_host, short_directory, this_account
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
+
+RSS_MAX_MIB = 300
+"""Whatever peers do."""
 
 
 @pytest.fixture(scope="module")
@@ -20,6 +24,14 @@ def victim() -> Iterator[Agent]:
     with short_directory() as directory, one_host(this_account(), directory) as made:
         made.ok("start")
         yield made
+        if sys.platform == "linux":
+            assert peak_rss_mib(made.pid) < RSS_MAX_MIB
+
+
+def peak_rss_mib(pid: int) -> float:
+    """The most memory that it ever held."""
+    said = Path(f"/proc/{pid}/status").read_text()
+    return int(said.partition("VmHWM:")[2].split()[0]) / 1024
 
 
 @pytest.fixture

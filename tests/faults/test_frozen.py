@@ -144,6 +144,7 @@ def test_our_ssh_stops(hosts: Hosts, tree: TwoVersions) -> None:
         within(10, lambda: not any(map(command_of, old)), lambda: [command_of(pid) for pid in old])
 
 
+@pytest.mark.fault("G9")
 def test_a_reader_of_events_stops(hosts: Hosts, tree: TwoVersions) -> None:
     """Nobody waits for it; what it missed is told when it goes on."""
     tree.reset()
@@ -169,6 +170,7 @@ def test_a_reader_of_events_stops(hosts: Hosts, tree: TwoVersions) -> None:
         reader.communicate()
 
 
+@pytest.mark.fault("G9")
 def test_a_reader_of_items_stops(hosts: Hosts, tree: TwoVersions, tmp_path: Path) -> None:
     """Its job goes on to its end; other commands are not held up."""
     tree.reset()

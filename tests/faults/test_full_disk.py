@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+import shutil
 import subprocess
 from typing import TYPE_CHECKING
 
@@ -40,18 +42,23 @@ def small() -> Iterator[Path]:
     with short_directory() as directory:
         mounted = directory / "mnt"
         mounted.mkdir()
-        made = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", f"size={SIZE_MIB}m", "tmpfs", mounted], capture_output=True, check=False
-        )
-        if made.returncode:
-            pytest.skip(f"cannot mount here: {os.fsdecode(made.stderr).strip()}")
-        try:
+        with mounted_at(mounted, "-t", "tmpfs", "-o", f"size={SIZE_MIB}m", "tmpfs"):
             yield mounted
-        finally:
-            with contextlib.suppress(subprocess.CalledProcessError):
-                subprocess.run(["umount", mounted], check=True, capture_output=True)
-            if os.path.ismount(mounted):
-                subprocess.run(["umount", "-l", mounted], check=True)
+
+
+@contextlib.contextmanager
+def mounted_at(at: Path, *words: str | Path) -> Iterator[None]:
+    """Skips where nothing can be mounted."""
+    made = subprocess.run(["mount", *words, at], capture_output=True, check=False)
+    if made.returncode:
+        pytest.skip(f"cannot mount here: {os.fsdecode(made.stderr).strip()}")
+    try:
+        yield
+    finally:
+        with contextlib.suppress(subprocess.CalledProcessError):
+            subprocess.run(["umount", at], check=True, capture_output=True)
+        if os.path.ismount(at):
+            subprocess.run(["umount", "-l", at], check=True)
 
 
 @pytest.fixture
@@ -69,6 +76,7 @@ def run(hosts: Hosts, verb: str, source: Path, destination: Path, *more: str) ->
     return run_job(hosts.here, verb, *pair, *more)
 
 
+@pytest.mark.fault("C1")
 @pytest.mark.parametrize("verb", ["push", "pull"])
 @pytest.mark.parametrize("kind", ["small files", "a large one"])
 def test_full(hosts: Hosts, source: Path, small: Path, verb: str, kind: str) -> None:
@@ -90,7 +98,11 @@ def test_full(hosts: Hosts, source: Path, small: Path, verb: str, kind: str) -> 
 
     full = run(hosts, verb, source, destination)
     assert (full.status, full.code) == (6, "destination-full"), full
-    assert str(destination) in full.error["message"]
+    assert re.fullmatch(
+        rf"[\d.]+ MiB more are needed and [\d.]+ (bytes|[KM]iB) are free in {destination}: No space left on device",
+        full.error["message"],
+    ), full
+    assert not full.problems, "one error, not one for each file"
     now = contents(destination)
     assert not torn(now, old, new)
     assert set(old) <= set(now)
@@ -121,6 +133,7 @@ def test_room_made_by_deletions(hosts: Hosts, source: Path, small: Path, verb: s
     assert not our_files(destination)
 
 
+@pytest.mark.fault("C4")
 @pytest.mark.parametrize("verb", ["push", "pull"])
 def test_read_only(hosts: Hosts, source: Path, small: Path, verb: str) -> None:
     destination = small / "dst"
@@ -148,6 +161,89 @@ def test_read_only_and_nothing_to_do(hosts: Hosts, source: Path, small: Path) ->
     ended = run(hosts, "push", source, destination, "--delete")
     assert ended.status in (0, 6), ended
     assert ended.status == 0 or ended.code == "destination-read-only"
+
+
+@pytest.mark.fault("C2")
+def test_no_more_inodes(hosts: Hosts, source: Path, small: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,nr_inodes=40", small], check=True)
+    destination = small / "dst"
+    assert run(hosts, "push", source, destination).status == 0
+    old = contents(destination)
+    with TreeBuilder(source, 4) as tree:
+        for number in range(60):
+            tree.file(b"many/file%d" % number, b"1")
+        tree.file(b"small/file0", b"edited")
+    full = run(hosts, "push", source, destination)
+    assert (full.status, full.code) == (6, "destination-full"), full
+    assert full.error["message"] == f"no inode is free for another file in {destination}: No space left on device"
+    assert not full.problems
+    assert not torn(contents(destination), old, contents(source))
+    assert not our_files(destination)
+    healthy(hosts.here, hosts.there)
+    subprocess.run(["mount", "-o", "remount,nr_inodes=400", small], check=True)
+    assert run(hosts, "push", source, destination).status == 0
+    assert_same(source, destination)
+
+
+@pytest.mark.fault("C3")
+def test_a_quota_is_used_up(hosts: Hosts, source: Path) -> None:
+    if not shutil.which("mkfs.btrfs"):
+        pytest.skip("btrfs-progs are not installed")
+    with short_directory() as directory:
+        image, at = directory / "image", directory / "mnt"
+        at.mkdir()
+        with image.open("wb") as file:
+            file.truncate(128 * MIB)
+        subprocess.run(["mkfs.btrfs", "-q", image], check=True)
+        with mounted_at(at, "-o", "loop", image):
+            destination = at / "dst"
+            subprocess.run(["btrfs", "subvolume", "create", destination], check=True, capture_output=True)
+            for words in (["quota", "enable", at], ["qgroup", "limit", "4M", destination]):
+                if subprocess.run(["btrfs", *words], capture_output=True, check=False).returncode:
+                    pytest.skip("btrfs has no quota here")
+            assert run(hosts, "push", source, destination).status == 0
+            old = contents(destination)
+            with TreeBuilder(source, 4) as tree:
+                tree.file(b"large", tree.noise(8 * MIB))
+                tree.file(b"small/file0", b"edited")
+            full = run(hosts, "push", source, destination)
+            assert (full.status, full.code) == (6, "destination-full"), full
+            assert "than the quota leaves" in full.error["message"]
+            assert "quota exceeded" in full.error["message"]
+            assert not full.problems
+            assert not torn(contents(destination), old, contents(source))
+            healthy(hosts.here, hosts.there)
+            subprocess.run(["btrfs", "qgroup", "limit", "none", destination], check=True)
+            assert run(hosts, "push", source, destination).status == 0
+            assert_same(source, destination)
+            assert not our_files(destination)
+
+
+@pytest.mark.fault("C11")
+@pytest.mark.parametrize("kind", ["tmpfs", "bind"])
+def test_another_file_system_is_mounted_within(hosts: Hosts, source: Path, small: Path, kind: str) -> None:
+    """It is part of the destination; nothing is moved across its edge half way."""
+    destination = small / "dst"
+    with TreeBuilder(source, 2) as tree:
+        tree.file(b"d/one", b"1")
+        tree.file(b"d/below/two", b"2")
+    assert run(hosts, "push", source, destination, "--delete").status == 0
+    other = small / "other"
+    other.mkdir()
+    words = ("-t", "tmpfs", "tmpfs") if kind == "tmpfs" else ("--bind", other)
+    with mounted_at(destination / "d", *words):
+        (source / "d").rename(source / "moved")
+        with TreeBuilder(source, 6) as tree:
+            tree.file(b"d/one", b"edited")
+        old = contents(destination)
+        ended = run(hosts, "push", source, destination)
+        assert ended.status in (0, 1), ended
+        assert not torn(contents(destination), old, contents(source))
+        assert (destination / "d/one").read_bytes() == b"edited"
+        assert not our_files(destination)
+    assert run(hosts, "push", source, destination, "--delete").status == 0
+    assert_same(source, destination)
+    healthy(hosts.here, hosts.there)
 
 
 def test_full_where_the_agent_keeps_its_state(source: Path, small: Path) -> None:

@@ -12,6 +12,7 @@ import struct
 import subprocess
 import sys
 import time
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 import cbor2
@@ -190,6 +191,23 @@ async def test_more_connections_than_allowed(victim: Agent) -> None:
         async with greeted(victim) as connection:
             await connection.send(peer.Ping(1))
             await connection.receive()
+
+
+@pytest.mark.fault("G9")
+@pytest.mark.usefixtures("precious")
+async def test_one_peer_that_takes_all_it_may_keeps_no_other_out(victim: Agent) -> None:
+    async with AsyncExitStack() as stack:
+        held = [await stack.enter_async_context(greeted(victim)) for _ in range(limits.CONNECTIONS_MAX)]
+        for connection in held:  # each is being served
+            await connection.send(peer.Ping(1))
+            await connection.receive()
+        async with greeted(victim) as connection:
+            assert await end_of(connection) == "agent-busy"
+        async with connected(victim) as stream:
+            connection = Connection(stream)
+            await greet(connection, MINE._replace(agent=b"an honest peer!!"))
+            await connection.send(peer.Ping(2))
+            assert (await connection.receive())[0] == peer.Pong(2)
 
 
 @pytest.mark.fault("G9")

@@ -137,6 +137,22 @@ async def test_list_ends_that_lie(victim: Agent, precious: Path, case: str) -> N
         assert await end_of(connection) == "protocol"
 
 
+@pytest.mark.fault("G7", "X2")
+@pytest.mark.parametrize("said", ["nothing", "a part of a group", "a whole group", "another connection"])
+async def test_a_list_that_never_ends(victim: Agent, precious: Path, said: str) -> None:
+    """Without its end nothing is deleted, however much of it came."""
+    async with greeted(victim) as connection:
+        await opened(connection, precious, "receiver", force=True)
+        if said != "nothing":
+            flags = FIRST if said == "a part of a group" else FIRST | LAST
+            await say(connection, peer.List(0), pack_list([root_group(A_DIR, flags=flags)]))
+        if said == "another connection":
+            async with greeted(victim) as other:
+                await say(other, peer.ListEnd(1, 2, bytes(32)))
+                assert await end_of(other) == "protocol"
+    assert (precious / "precious").exists()
+
+
 @pytest.mark.fault("G7")
 async def test_a_list_out_of_order(victim: Agent, precious: Path) -> None:
     for n in (1, 2**32 - 1):
@@ -180,7 +196,7 @@ RECORDS: dict[str, bytes] = {
 }
 
 
-@pytest.mark.fault("G7")
+@pytest.mark.fault("G7", "G8")
 @pytest.mark.parametrize("case", RECORDS)
 async def test_data_that_lie(victim: Agent, precious: Path, case: str) -> None:
     async with greeted(victim) as connection:
@@ -281,4 +297,49 @@ async def test_receivers_that_lie(victim: Agent, precious: Path, case: str) -> N
         assert sum(len(group.entries) for group in groups) < 8
         for lie, with_payload in WANTS[case]:
             await say(connection, lie, with_payload)
+        assert await end_of(connection) == "protocol"
+
+
+def signature(
+    blocks: int, *, size: int = 2048, block_len: int = 1024, first: int = 0, said: int | None = None
+) -> bytes:
+    """A BASIS payload behind chunk and index: the last part of a signature."""
+    head = struct.pack("<B3xQIIIB3x", 1, size, block_len, first, blocks if said is None else said, 1)
+    return head + bytes(20 * blocks)
+
+
+BASES: dict[str, bytes] = {
+    "block length 0": signature(2, block_len=0),
+    "block length 1": signature(2, block_len=1, size=2),
+    "block length 1025": signature(2, block_len=1025),
+    "block length 2^31": signature(1, block_len=1 << 31),
+    "2^31 blocks that did not come": signature(2, said=1 << 31),
+    "2^32 - 1 blocks that did not come": signature(2, said=(1 << 32) - 1),
+    "more blocks than the basis has": signature(3),
+    "fewer": signature(1),
+    "from the middle": signature(1, first=1),
+    "from beyond the end": signature(1, first=(1 << 32) - 1),
+    "a basis of 2^64 - 1 bytes": signature(2, size=(1 << 64) - 1),
+    "an unknown kind": struct.pack("<B3x", 9),
+    "reserved bytes": b"\1\1\0\0" + signature(2)[4:],
+    "a piece out of range": struct.pack("<B3xII32x", 2, 1, 1 << 31),
+    "a piece twice": struct.pack("<B3xI", 2, 2) + struct.pack("<I32x", 0) * 2,
+    "2^32 - 1 pieces that did not come": struct.pack("<B3xI", 2, (1 << 32) - 1),
+    "remembered by nobody": struct.pack("<B3x", 5),
+}
+
+
+@pytest.mark.fault("G7")
+@pytest.mark.parametrize("case", BASES)
+async def test_bases_that_lie(victim: Agent, precious: Path, case: str) -> None:
+    async with greeted(victim) as connection:
+        await opened(connection, precious, "sender", delete=False)
+        message, payload = await connection.receive()
+        assert isinstance(message, peer.List)
+        assert payload is not None
+        rows = [entry for group in unpack_list(bytes(payload))[1] for entry in group.entries]
+        index = next(i for i, entry in enumerate(rows) if entry.name == b"precious")
+        bits = bytes([1 << index])
+        await connection.send(peer.Want(message.n), bits + bits)
+        await say(connection, peer.Basis(), struct.pack("<II", message.n, index) + BASES[case])
         assert await end_of(connection) == "protocol"

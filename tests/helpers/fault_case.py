@@ -33,13 +33,17 @@ SPARES = 6
 
 
 class FaultCase:
-    """A source and a destination below ``place``, or where they are given.  The source is the account's when made."""
+    """A source and a destination below ``place``, or where they are given.  The source is the account's when made.
+
+    On a file system with faults ``source_behind`` and ``destination_behind`` are where they are seen without them.
+    """
 
     def __init__(
         self, hosts: Hosts, place: Path, *, source: Path | None = None, destination: Path | None = None
     ) -> None:
         self.hosts, self.agents = hosts, (hosts.here, hosts.there)
         self.source, self.destination = source or place / "source", destination or place / "destination"
+        self.source_behind, self.destination_behind = self.source, self.destination
         self._canary = place / "canary"
         with TreeBuilder(self._canary) as tree:
             tree.populate(8, 2)
@@ -47,28 +51,35 @@ class FaultCase:
         self._canary_was = _looks(self._canary)
         self.source.mkdir(exist_ok=True)
         hosts.account.owns(self.source)
-        _warm(hosts)
-        self._baselines = [Baseline(agent) for agent in self.agents]
+        self.agents_are_new()
         self._versions: list[Content] = [{}]
         self._before: Content = {}
         self._converged = False
+        self._builds = 0
+        """The seed of times: what is built again is newer or older, never the same."""
+
+    def agents_are_new(self) -> None:
+        """What they hold is counted from here."""
+        _warm(self.hosts)
+        self._baselines = [Baseline(agent) for agent in self.agents]
 
     def build(self, files: Mapping[str, bytes] | Mapping[bytes, bytes]) -> None:
         """Write these files, with the directories above them, and let them be the account's."""
-        with TreeBuilder(self.source) as tree:
+        self._builds += 1
+        with TreeBuilder(self.source, self._builds) as tree:
             for path, content in files.items():
                 tree.file(os.fsencode(path), content)
         self.hosts.account.owns(self.source)
 
     def version(self) -> Content:
         """From now on the destination may hold what the source holds now."""
-        self._versions.append(contents(self.source))
+        self._versions.append(contents(self.source_behind))
         return self._versions[-1]
 
     def push(self, *options: str, verb: str = "push") -> Result:
         """Bring it there (or get it, with ``pull``), however it ends, and hold what it said to O1 and O3."""
         self.version()
-        self._before = contents(self.destination) if os.path.isdir(self.destination) else {}
+        self._before = contents(self.destination_behind)
         pair = (self.source, f"box:{self.destination}") if verb == "push" else (f"box:{self.source}", self.destination)
         ended = run_job(self.hosts.here, verb, *pair, *options, timeout=JOB_S)
         self.version()
@@ -85,8 +96,8 @@ class FaultCase:
 
     def whole(self) -> None:
         """O1."""
-        if os.path.isdir(self.destination):
-            now = contents(self.destination)
+        if os.path.isdir(self.destination_behind):
+            now = contents(self.destination_behind)
             wrong = [
                 path
                 for path, seen in now.items()
@@ -96,7 +107,7 @@ class FaultCase:
 
     def kept(self, *names: str) -> None:
         """These are there, and what they were before the last push."""
-        now = contents(self.destination)
+        now = contents(self.destination_behind)
         for name in map(os.fsencode, names):
             assert now[name] == self._before[name], name
 

@@ -115,6 +115,14 @@ async def test_silence_instead_of_a_greeting(autojump_clock: trio.testing.MockCl
     await there.aclose()
 
 
+@pytest.mark.fault("G3")
+async def test_who_has_not_greeted_gets_no_memory_for_a_payload() -> None:
+    here, there = memory_pair()
+    await there.send_all(encode_frame(to_head(THERE), limits.PAYLOAD_MAX))
+    with pytest.raises(RemoteProtocolError, match="the limit is 0"):
+        await greet(Connection(here), HERE)
+
+
 @pytest.mark.fault("F7")
 async def test_one_byte_a_second_does_not_hold_the_greeting(autojump_clock: trio.testing.MockClock) -> None:
     here, there = memory_pair()

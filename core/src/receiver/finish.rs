@@ -10,7 +10,7 @@ use super::conflict::{spare, tell_gone};
 use super::dirs::{Dir, Dirs, Here, Parts};
 use super::outbox::add;
 use super::survey::survey;
-use super::{Before, Shared, flush, itemize, problem};
+use super::{Before, Shared, flush, full, itemize, problem};
 use crate::beneath::{self, join, lock};
 use crate::profile::Stage;
 
@@ -30,7 +30,7 @@ pub fn run(shared: &Shared) -> bool {
     }
     remove_asides(shared);
     if shared.full.load(Ordering::Acquire) {
-        shared.fail("destination-full", &shared.root_path, libc::ENOSPC, "writing");
+        full::fail(shared);
         return false;
     }
     if !shared.options.dry_run {

@@ -19,6 +19,7 @@ mod entries;
 mod finish;
 mod flush;
 mod fresh;
+mod full;
 mod groups;
 mod itemize;
 mod large;
@@ -44,7 +45,7 @@ pub use python::Receiver;
 
 use std::collections::{HashMap, HashSet};
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::thread::JoinHandle;
 
@@ -167,6 +168,8 @@ pub struct Shared {
     pub stop: AtomicBool,
     /// The destination is full: what still comes is dropped, deletions run, then the session fails.
     pub full: AtomicBool,
+    /// ENOSPC or EDQUOT, then.
+    pub full_errno: AtomicI32,
 }
 
 impl Shared {
@@ -248,8 +251,8 @@ impl Shared {
         match errno {
             libc::EROFS => self.fail("destination-read-only", &self.root_path, errno, "writing"),
             libc::ENOSPC | libc::EDQUOT => {
+                self.full_errno.store(errno, Ordering::Relaxed);
                 self.full.store(true, Ordering::Release);
-                self.out.problem(&self.counters, code, errno, path);
             }
             libc::ENAMETOOLONG | libc::EILSEQ => self.out.problem(&self.counters, problem::NAME, errno, path),
             _ => self.out.problem(&self.counters, code, errno, path),

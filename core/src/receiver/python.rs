@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use pyo3::exceptions::PyValueError;
@@ -143,6 +143,7 @@ impl Receiver {
                 failure: Mutex::new(None),
                 stop: AtomicBool::new(false),
                 full: AtomicBool::new(false),
+                full_errno: AtomicI32::new(libc::ENOSPC),
             });
             // Dropped when a thread cannot be started, it ends those that were.
             let receiver = Self {
