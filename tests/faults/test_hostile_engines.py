@@ -27,7 +27,7 @@ QUIET_S = 0.01
 """An engine that has said nothing for so long waits for its peer."""
 ODD = (0, 1, 0x7F, 0xFF, 0x7FFF, 0xFFFF, 1 << 31, (1 << 31) - 1, (1 << 32) - 1)
 NAMES = (b"..", b".", b"/x", b"\0\0", b"a/", b"f1", b"d1", b"ln")
-WINDOWS = {"list_window": 1 << 20, "data_window": 1 << 24}
+WINDOWS: dict[str, Any] = {"list_window": 1 << 20, "data_window": 1 << 24}
 
 
 class Said(NamedTuple):

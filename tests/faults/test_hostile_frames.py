@@ -251,6 +251,22 @@ async def test_a_window_that_is_used_up(victim: Agent, precious: Path) -> None:
         assert await end_of(connection) in ("protocol", "closed", "done")
 
 
+@pytest.mark.fault("G7", "G9")
+async def test_a_receiver_with_endless_windows_that_does_not_read(victim: Agent, precious: Path) -> None:
+    """What waits for it is bounded by us, whatever it grants."""
+    big = os.urandom(1 << 20)
+    for n in range(96):
+        (precious / f"big {n}").write_bytes(big)
+    before = await trio.to_thread.run_sync(rss_kib, victim)
+    async with greeted(victim) as connection:
+        endless = 1 << 62
+        await opened(
+            connection, precious, "sender", delete=False, state="empty", list_window=endless, data_window=endless
+        )
+        await trio.sleep(1)  # until it has read as far ahead as it likes
+        assert await trio.to_thread.run_sync(rss_kib, victim) < before + (48 << 10)
+
+
 CONNECT = """
 import socket, sys
 sock = socket.socket(socket.AF_UNIX)
