@@ -102,6 +102,7 @@ def test_a_stopped_agent_is_named_in_time(home: Home) -> None:
     assert home.pid() == pid
 
 
+@pytest.mark.fault("E8")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_cleanly(home: Home, number: int) -> None:
     agent = home.foreground(stderr=subprocess.DEVNULL)
@@ -331,6 +332,7 @@ def test_state_that_became_read_only_is_no_reason_not_to_start(home: Home) -> No
         subprocess.run(["umount", "-l", str(state)], check=True)
 
 
+@pytest.mark.fault("E8")
 def test_hup_reads_the_configuration_again_and_a_bad_one_changes_nothing(home: Home) -> None:
     home.run("start")
     pid = home.pid()

@@ -343,6 +343,7 @@ async def test_a_refused_key_and_a_closed_port(way: Way, tmp_path: Path) -> None
     assert (await failure(way, server, tmp_path)).code == "unreachable"
 
 
+@pytest.mark.fault("F1")
 @pytest.mark.parametrize("victim", ["ssh", "sshd", "held command"])
 @pytest.mark.parametrize("way", EVERY)
 async def test_kill_of_each_process(way: Way, victim: str, tmp_path: Path) -> None:

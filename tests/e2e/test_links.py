@@ -155,6 +155,7 @@ async def test_a_lost_link_closes_its_connections_and_comes_back(server: Sshd, t
         assert await links.link("box", ENVIRON) is not link
 
 
+@pytest.mark.fault("F1")
 async def test_a_warm_link_comes_back_by_itself(server: Sshd, tmp_path: Path) -> None:
     async with running_links(tmp_path, server) as links:
         link = await links.link("box", ENVIRON)
@@ -177,6 +178,7 @@ async def test_an_agent_that_ended_is_not_started_again_unasked(server: Sshd, tm
         assert server.authentications() == 2
 
 
+@pytest.mark.fault("F2")
 async def test_silence_is_noticed(server: Sshd, tmp_path: Path) -> None:
     async with running_links(tmp_path, server, dead_after_s=1.5) as links:
         link = await links.link("box", ENVIRON)
@@ -323,6 +325,7 @@ async def test_a_revoked_key_and_a_server_that_wants_a_password(transport: str, 
             assert server.log.read_text().count("[preauth]") == connections
 
 
+@pytest.mark.fault("F1")
 async def test_what_may_get_better_is_tried_again_for_a_while(server: Sshd, tmp_path: Path) -> None:
     tries = tmp_path / "tries"
     proxy = tmp_path / "proxy"

@@ -117,6 +117,7 @@ def notice_s(hosts: Hosts) -> float:
     return within(DEAD_AFTER_S + SLACK_S, lambda: link_state(hosts) != "up", lambda: hosts.here.ok("status"))
 
 
+@pytest.mark.fault("F2")
 @pytest.mark.parametrize("verb", ["push", "pull"])
 def test_the_agent_there_stops(hosts: Hosts, tree: TwoVersions, verb: str) -> None:
     process = begin(hosts, tree, verb)
@@ -125,6 +126,7 @@ def test_the_agent_there_stops(hosts: Hosts, tree: TwoVersions, verb: str) -> No
     end(hosts, tree, process, resumed=False)
 
 
+@pytest.mark.fault("F2")
 @pytest.mark.parametrize("verb", ["push", "pull"])
 def test_the_way_stops(hosts: Hosts, tree: TwoVersions, verb: str) -> None:
     """Another connection is made, and the job goes on over it while the old one is still frozen."""
@@ -134,6 +136,7 @@ def test_the_way_stops(hosts: Hosts, tree: TwoVersions, verb: str) -> None:
         end(hosts, tree, process, resumed=True)
 
 
+@pytest.mark.fault("F2")
 def test_our_ssh_stops(hosts: Hosts, tree: TwoVersions) -> None:
     """It is ended, and a new one made."""
     process = begin(hosts, tree, "push")

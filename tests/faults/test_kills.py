@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import signal
 import threading
 import time
 from typing import TYPE_CHECKING, NamedTuple
@@ -43,6 +44,9 @@ ROLES = ("ssh", "sshd", "there", "here")
 DEAD_AFTER_S = 4
 JOB_S = 60
 SSH_GONE_S = 2.0
+STOP_S = 5.0
+"""An agent that is told to end has this long (agentd.app)."""
+
 PARTIAL_MIN = MIB
 """Smaller ones are not worth keeping."""
 
@@ -119,6 +123,7 @@ class killed_after_all:  # noqa: N801
             self._process.communicate()
 
 
+@pytest.mark.fault("E1", "F1")
 @pytest.mark.parametrize("seed", seeds(6))
 def test_killed_at_a_random_moment(scene: Scene, seed: int) -> None:
     hosts, tree = scene.hosts, scene.tree
@@ -172,6 +177,7 @@ def test_killed_at_a_random_moment(scene: Scene, seed: int) -> None:
     assert agent_pid(hosts.here)
 
 
+@pytest.mark.fault("E1")
 @pytest.mark.parametrize("seed", seeds(2))
 def test_both_agents_killed_and_only_the_one_there_comes_back(scene: Scene, seed: int) -> None:
     """It clears up by itself; what is worth continuing stays, and is continued by the next run."""
@@ -199,3 +205,60 @@ def test_both_agents_killed_and_only_the_one_there_comes_back(scene: Scene, seed
     assert wire(again) <= 1.1 * scene.sent["push"]
     healthy(hosts.here, hosts.there)
     scene.tally.append(f"seed {seed:3} push both  {moment:.3f} s {len(left)} left, {kept} kept, {wire(again)} bytes")
+
+
+def in_the_middle(scene: Scene, process: subprocess.Popen[bytes]) -> None:
+    """Something is being written at the destination."""
+    within(20, lambda: bool(scene.tree.leftovers()) or process.poll() is not None, lambda: "it never began")
+    assert process.poll() is None, "it had ended before"
+
+
+@pytest.mark.fault("E8")
+@pytest.mark.parametrize("role", ["here", "there"])
+def test_an_agent_is_told_to_end_in_the_middle(scene: Scene, role: str) -> None:
+    """It lets go within a few seconds; files are old or new, and only what is worth continuing is left."""
+    hosts, tree = scene.hosts, scene.tree
+    tree.reset()
+    hosts.here.ok("start")
+    process = hosts.here.popen(*words(scene, "push"), "--json")
+    with killed_after_all(process):
+        in_the_middle(scene, process)
+        pids = victims(hosts, role)
+        strike(pids, signal.SIGTERM)
+        took = within(STOP_S, lambda: not any(map(command_of, pids)), lambda: f"{role} goes on")
+        ended = read_result(*output(process))
+    tree.check()
+    print(f"{role} ended after {took:.2f} s: status {ended.status} {ended.code}")
+    assert ended.status in STATUSES, ended
+    assert "Traceback" not in ended.err, ended
+    if ended.status:
+        assert ended.error["message"], ended
+        assert ended.error["hint"], ended
+    hosts.here.ok("start")
+    hosts.there.ok("start")
+    again = run_job(hosts.here, *words(scene, "push"))
+    assert again.status == 0, again
+    assert_same(tree.v2, tree.destination)
+    assert not tree.leftovers()
+    healthy(hosts.here, hosts.there)
+
+
+@pytest.mark.fault("E8")
+def test_a_hangup_of_the_agents_disturbs_no_job(scene: Scene) -> None:
+    """It asks them to read their configuration again."""
+    hosts, tree = scene.hosts, scene.tree
+    tree.reset()
+    hosts.here.ok("start")
+    process = hosts.here.popen(*words(scene, "push"), "--json")
+    with killed_after_all(process):
+        in_the_middle(scene, process)
+        strike([agent_pid(hosts.here), agent_pid(hosts.there)], signal.SIGHUP)
+        ended = read_result(*output(process))
+    assert (ended.status, ended.result["epochs"]) == (0, 1), ended
+    assert_same(tree.v2, tree.destination)
+    healthy(hosts.here, hosts.there)
+
+
+def output(process: subprocess.Popen[bytes]) -> tuple[int, bytes, bytes]:
+    out, err = process.communicate(timeout=JOB_S)
+    return process.returncode, out, err

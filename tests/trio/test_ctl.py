@@ -233,6 +233,7 @@ async def test_closed_standard_streams(tmp_path: Path, closed: str) -> None:
         assert bool(done.stdout) == ("1>" not in closed)
 
 
+@pytest.mark.fault("E8")
 async def test_an_interrupt_cancels_cleanly(tmp_path: Path) -> None:
     async with open_cli(tmp_path) as cli, trio.open_nursery() as nursery:
         process = await cli.start(nursery, "push", "x", "box:y", capture_stderr=True)
@@ -243,6 +244,39 @@ async def test_an_interrupt_cancels_cleanly(tmp_path: Path) -> None:
             assert await process.wait() == 130
 
 
+PATIENT = "from ctl import jobs; jobs._GRACE_S = 1e6; import tests.helpers.run_ctl"
+"""It would wait for the end of its job for as long as that takes."""
+
+
+@pytest.mark.fault("E8")
+async def test_a_second_interrupt_does_not_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with open_cli(tmp_path) as cli, trio.open_nursery() as nursery:
+        sessions = cli.room.sessions
+        run_job = sessions.run_job
+
+        async def stubborn(*words: Any) -> Any:
+            try:
+                return await run_job(*words)
+            finally:
+                with trio.CancelScope(shield=True):
+                    await sessions.go.wait()
+
+        monkeypatch.setattr(sessions, "run_job", stubborn)
+        monkeypatch.setattr(cli, "command", lambda *words: [sys.executable, "-c", PATIENT, cli.socket, *words])
+        process = await cli.start(nursery, "push", "x", "box:y", capture_stderr=True)
+        await sessions.started.wait()
+        process.send_signal(signal.SIGINT)
+        with trio.fail_after(10):
+            await sessions.cancelled.wait()
+        try:
+            process.send_signal(signal.SIGINT)
+            with trio.fail_after(10):
+                assert await process.wait() == 130
+        finally:
+            sessions.go.set()
+
+
+@pytest.mark.fault("E8")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
 async def test_a_killed_cli_cancels_its_job(tmp_path: Path, number: signal.Signals) -> None:
     async with open_cli(tmp_path) as cli, trio.open_nursery() as nursery:
@@ -251,6 +285,7 @@ async def test_a_killed_cli_cancels_its_job(tmp_path: Path, number: signal.Signa
         process.send_signal(number)
         with trio.fail_after(10):
             await cli.room.sessions.cancelled.wait()
+            assert await process.wait() == -number
 
 
 async def test_detach(tmp_path: Path) -> None:
