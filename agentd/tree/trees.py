@@ -253,7 +253,12 @@ class Trees:
 
     async def _counters(self, key: Key) -> dict[str, int]:
         slot = self._slots.get(key)
-        return {} if slot is None or slot.known is None else await slot.known.call(lambda tree: tree.counters())
+        if slot is None or slot.known is None:
+            return {}
+        try:
+            return await slot.known.call(lambda tree: tree.counters())
+        except _core.EngineClosed:  # another task let go of it meanwhile
+            return {}
 
     def _clear_place(self) -> None:
         os.makedirs(self._place, mode=0o700, exist_ok=True)

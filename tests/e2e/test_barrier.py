@@ -96,6 +96,7 @@ def misses(pair: Pair, editor: Editor, writer: Writer, *, whole: bool) -> list[s
     return missed
 
 
+@pytest.mark.fault("W8")
 @pytest.mark.parametrize("watched", [False, True], ids=["", "watched"])
 @pytest.mark.parametrize("whole", [True, False], ids=["whole", "paths"])
 def test_what_was_written_is_there(hosts: Hosts, place: Path, whole: bool, watched: bool) -> None:

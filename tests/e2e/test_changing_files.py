@@ -7,6 +7,8 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+import pytest
+
 from tests.helpers.oracle import assert_same
 from tests.helpers.pushes import push, result
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 DEADLINE_S = 60.0
 
 
+@pytest.mark.fault("A2")
 def test_a_file_that_is_cut_while_it_is_sent_arrives_as_it_became(hosts: Hosts, place: Path) -> None:
     source, destination = place / "source", place / "destination"
     source.mkdir()

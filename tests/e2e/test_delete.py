@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+import pytest
+
 from tests.helpers.oracle import assert_same, snapshot
 from tests.helpers.pushes import push, try_push
 from tests.helpers.trees import TreeBuilder
@@ -24,6 +26,7 @@ def grown(hosts: Hosts, path: Path) -> TreeBuilder:
     return tree
 
 
+@pytest.mark.fault("A5")
 def test_nothing_goes_under_a_directory_that_cannot_be_read(hosts: Hosts, place: Path) -> None:
     source, destination = place / "source", place / "destination"
     tree = grown(hosts, source)
@@ -49,6 +52,7 @@ def test_nothing_goes_under_a_directory_that_cannot_be_read(hosts: Hosts, place:
         assert_same(source, destination)
 
 
+@pytest.mark.fault("A5")
 def test_a_file_that_cannot_be_read_is_kept_there(hosts: Hosts, place: Path) -> None:
     source, destination = place / "source", place / "destination"
     tree = grown(hosts, source)

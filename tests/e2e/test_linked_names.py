@@ -29,6 +29,7 @@ def rsync_finds(source: Path, destination: Path) -> str:
     return "".join(line for line in ended.stdout.splitlines(keepends=True) if not line.startswith("skipping"))
 
 
+@pytest.mark.fault("A8")
 @pytest.mark.parametrize("run", [push, pull])
 def test_content_is_sent_once(hosts: Hosts, place: Path, run: Callable[..., str]) -> None:
     source, destination = place / "source", place / "destination"

@@ -8,6 +8,8 @@ import socket
 import threading
 from typing import TYPE_CHECKING
 
+import pytest
+
 from tests.helpers.oracle import assert_same, snapshot
 from tests.helpers.pushes import push, rows, try_push
 from tests.helpers.trees import TreeBuilder
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from tests.helpers.hosts import Hosts
 
 
+@pytest.mark.fault("A5")
 def test_unreadable_files_are_named(hosts: Hosts, place: Path) -> None:
     source, destination = place / "source", place / "destination"
     with TreeBuilder(source) as tree:
@@ -61,6 +64,7 @@ def test_problems_in_json(hosts: Hosts, place: Path) -> None:
     assert [base64.b64decode(problem["path_b64"]) for problem in problems if "path_b64" in problem] == [b"two \xff"]
 
 
+@pytest.mark.fault("A11")
 def test_special_files_are_left_out(hosts: Hosts, place: Path) -> None:
     source, destination = place / "source", place / "destination"
     with TreeBuilder(source) as tree:
@@ -86,6 +90,7 @@ def test_special_files_at_the_destination_give_way(hosts: Hosts, place: Path) ->
     assert_same(source, destination)
 
 
+@pytest.mark.fault("C9")
 def test_a_directory_in_the_way_of_a_file_stays_without_delete(hosts: Hosts, place: Path) -> None:
     source, destination = place / "source", place / "destination"
     with TreeBuilder(source) as tree:
@@ -103,6 +108,7 @@ def test_a_directory_in_the_way_of_a_file_stays_without_delete(hosts: Hosts, pla
     assert_same(source, destination)
 
 
+@pytest.mark.fault("A1", "A2", "A3")
 def test_files_that_change_while_they_are_read(hosts: Hosts, place: Path) -> None:
     """Whatever happens meanwhile: each file there is some state that it had here, and the next sync is complete."""
     source, destination = place / "source", place / "destination"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+import pytest
+
 from tests.helpers.pushes import pull, push, result
 from tests.helpers.sparse import MIB, held, make, same
 
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from tests.helpers.hosts import Hosts
 
 
+@pytest.mark.fault("A7")
 def test_holes_cross_the_link_as_holes(hosts: Hosts, place: Path) -> None:
     there, back = place / "there", place / "back"
     source = place / "source"

@@ -99,6 +99,7 @@ def watched(hosts: Hosts, place: Path, tree: Path) -> Iterator[Pair]:
     hosts.here.ok("remove", pair.name)
 
 
+@pytest.mark.fault("W7")
 def test_saves_of_all_kinds_arrive_by_themselves(watched: Pair) -> None:
     path = watched.write("plain", "1")
     watched.has("plain", "1")
@@ -122,6 +123,7 @@ def test_saves_of_all_kinds_arrive_by_themselves(watched: Pair) -> None:
     watched.flush()
 
 
+@pytest.mark.fault("W7")
 def test_a_file_that_is_cut_and_written_again_never_shows_empty(watched: Pair) -> None:
     path = watched.write("page", "0" * 1000)
     watched.has("page", "0" * 1000)
@@ -190,6 +192,7 @@ def test_pause_resume_and_flush(watched: Pair) -> None:
     assert_same(watched.source, watched.there)
 
 
+@pytest.mark.fault("W5")
 def test_a_removed_source_pauses_and_deletes_nothing(watched: Pair) -> None:
     aside = watched.source.with_name("aside")
     os.rename(watched.source, aside)
@@ -221,6 +224,7 @@ def test_a_lost_link_is_made_again(watched: Pair) -> None:
     watched.flush()
 
 
+@pytest.mark.fault("W7")
 @pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
 def test_a_checkout_is_one_batch(watched: Pair) -> None:
     source = watched.source

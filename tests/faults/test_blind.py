@@ -68,6 +68,7 @@ def operate(root: Path) -> None:
                 file.write(b"%d" % number)
 
 
+@pytest.mark.fault("W1")
 def test_the_queue_of_events_overflows(hosts: Hosts, place: Path) -> None:
     with open("/proc/sys/fs/inotify/max_queued_events", "rb") as file:
         if int(file.read()) > OPERATIONS:
@@ -83,6 +84,64 @@ def test_the_queue_of_events_overflows(hosts: Hosts, place: Path) -> None:
         pair.flush()
         pair.same()
         (pair.source / "busy0/after").write_bytes(b"it")
+        pair.flush()
+        pair.same()
+    healthy(hosts.here, hosts.there)
+
+
+@pytest.mark.fault("W3")
+def test_directories_move_while_nobody_looks(hosts: Hosts, place: Path) -> None:
+    """One becomes a link to its new name, others come in from outside, go there, and replace each other."""
+    for name in ("a", "b2", "leaves", "over", "below/inner"):
+        (place / "source" / name).mkdir(parents=True)
+        (place / "source" / name / "file").write_bytes(name.encode())
+    (place / "comes").mkdir()
+    (place / "comes/file").write_bytes(b"from outside")
+    with pair_of(hosts.here, place, "--mirror", "--watch") as pair:
+        pair.flush()
+        source, pid = pair.source, agent_pid(hosts.here)
+        for _ in range(3):
+            strike([pid], signal.SIGSTOP)
+            try:
+                (source / "a").rename(source / "b")
+                (source / "a").symlink_to("b")
+                (source / "leaves").rename(place / "left")
+                (place / "comes").rename(source / "came")
+                (source / "over/file").unlink()
+                (source / "b2").rename(source / "over")
+                (source / "below/inner").rename(source / "inner")
+            finally:
+                strike([pid], signal.SIGCONT)
+            pair.flush()
+            pair.same()
+            (source / "a").unlink()
+            (source / "b").rename(source / "a")
+            (place / "left").rename(source / "leaves")
+            (source / "came").rename(place / "comes")
+            (source / "over").rename(source / "b2")
+            (source / "over").mkdir()
+            (source / "over/file").write_bytes(b"again")
+            (source / "inner").rename(source / "below/inner")
+            pair.flush()
+            pair.same()
+    healthy(hosts.here, hosts.there)
+
+
+@pytest.mark.fault("W4")
+def test_directories_are_filled_as_soon_as_they_are_made(hosts: Hosts, place: Path) -> None:
+    """What is written before anyone can watch them is not missed."""
+    bursts = int(os.environ.get("SYNCCTL_BURSTS", "100"))
+    with pair_of(hosts.here, place, "--mirror", "--watch") as pair:
+        pair.flush()
+        for number in range(bursts):
+            deep = pair.source / f"new{number}/below/and/deeper"
+            deep.mkdir(parents=True)
+            for name in ("one", "two", "three"):
+                (deep / name).write_bytes(b"%d" % number)
+            (deep.parent / "beside").write_bytes(b"%d" % number)
+            if number % 25 == 24:
+                pair.flush()
+                pair.same()
         pair.flush()
         pair.same()
     healthy(hosts.here, hosts.there)
@@ -111,6 +170,7 @@ def short_of_watches() -> Iterator[Hosts]:
         yield made
 
 
+@pytest.mark.fault("W2")
 def test_no_more_directories_can_be_watched(short_of_watches: Hosts, place: Path) -> None:
     hosts = short_of_watches
     for number in range(3 * WATCHES):
@@ -176,6 +236,7 @@ def refused(pair: Pair) -> None:
     assert contents(pair.destination) == before
 
 
+@pytest.mark.fault("W5")
 @pytest.mark.parametrize("watched", [False, True], ids=["", "watched"])
 @pytest.mark.parametrize("kind", ["tmpfs", "bind"])
 def test_a_source_is_unmounted(hosts: Hosts, place: Path, kind: str, watched: bool) -> None:
@@ -235,6 +296,7 @@ def test_a_destination_is_unmounted(hosts: Hosts, place: Path, kind: str) -> Non
     healthy(hosts.here, hosts.there)
 
 
+@pytest.mark.fault("W5")
 @pytest.mark.parametrize("watched", [False, True], ids=["", "watched"])
 def test_a_source_is_deleted_and_comes_back(hosts: Hosts, place: Path, watched: bool) -> None:
     with pair_of(hosts.here, place, "--mirror", *(["--watch"] if watched else [])) as pair:
@@ -267,6 +329,7 @@ def test_a_source_is_deleted_file_by_file(hosts: Hosts, place: Path) -> None:
         refused(pair)
 
 
+@pytest.mark.fault("W5")
 @pytest.mark.parametrize("watched", [False, True], ids=["", "watched"])
 def test_a_source_is_replaced_by_another_directory(hosts: Hosts, place: Path, watched: bool) -> None:
     """Right there, or a pause: it is never half of each."""

@@ -71,6 +71,7 @@ def equal(pair: Pair, seed: int) -> None:
         raise
 
 
+@pytest.mark.fault("W6")
 @pytest.mark.parametrize("seed", seeds(3))
 def test_churn(hosts: Hosts, pair: Pair, seed: int) -> None:
     churn = Churn(pair.source, seed)

@@ -248,7 +248,7 @@ def test_somebody_else_edits_between_the_look_and_the_rename(
         fs.hold("write", r"/\.edited", place / "go")
         theirs = fs.mount / "destination/edited"
         thread = during(fs, lambda: (theirs.write_bytes(b"by somebody else"), None)[1], place / "go")
-        ended = hosts.here.run("sync", "kept", "--json")
+        hosts.here.run("sync", "kept", "--json")
         thread.join()
         assert fs.fired()
         found = theirs.read_bytes()

@@ -198,7 +198,7 @@ def test_a_quota_is_used_up(hosts: Hosts, source: Path) -> None:
         with mounted_at(at, "-o", "loop", image):
             destination = at / "dst"
             subprocess.run(["btrfs", "subvolume", "create", destination], check=True, capture_output=True)
-            for words in (["quota", "enable", at], ["qgroup", "limit", "4M", destination]):
+            for words in (("quota", "enable", at), ("qgroup", "limit", "4M", destination)):
                 if subprocess.run(["btrfs", *words], capture_output=True, check=False).returncode:
                     pytest.skip("btrfs has no quota here")
             assert run(hosts, "push", source, destination).status == 0

@@ -45,6 +45,7 @@ class Watched:
         assert now.rss_kib <= self.before.rss_kib + RSS_MARGIN_KIB
 
 
+@pytest.mark.fault("F14")
 def test_many_syncs_over_one_link() -> None:
     with short_directory() as directory, two_hosts(this_account(), directory) as hosts:
         assert isinstance(hosts.sshd, Sshd)

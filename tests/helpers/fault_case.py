@@ -91,7 +91,8 @@ class FaultCase:
         elif ended.status:
             assert ended.status == 1, ended
             assert ended.problems, ended
-        assert all(problem["text"] and (problem.get("path") or problem.get("path_b64")) for problem in ended.problems)
+        unnamed = [problem for problem in ended.problems if not problem.get("path") and not problem.get("path_b64")]
+        assert not unnamed, unnamed
         return ended
 
     def whole(self) -> None:

@@ -149,6 +149,7 @@ async def test_an_endless_burst_leaves_now_and_then(tmp_path: Path, autojump_clo
         assert 2 <= len(bench.runs.at) - 1 <= 15 / BURST_MAX_S + 1
 
 
+@pytest.mark.fault("W9")
 async def test_a_file_rewritten_in_a_loop(tmp_path: Path, autojump_clock: trio.testing.MockClock) -> None:
     async with open_bench(tmp_path) as bench:
         await trio.sleep(1)
