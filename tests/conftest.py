@@ -19,7 +19,7 @@ from tests.helpers.hosts import (
     this_account,
     two_hosts,
 )
-from tests.helpers.matrix import CASES, fault_table
+from tests.helpers.matrix import CASES, fault_table, with_tests
 from tests.helpers.sshd import SSHD
 
 if TYPE_CHECKING:
@@ -28,8 +28,10 @@ if TYPE_CHECKING:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """``pytest --fault-table`` lists the cases of the fault matrix with their tests, and runs nothing."""
-    parser.addoption("--fault-table", action="store_true", help="list the fault matrix: case, tests; run nothing")
+    """``pytest --fault-table`` lists the cases of the fault matrix with their tests, and runs nothing;
+    ``--fault-table=write`` writes them into docs/security.md.
+    """
+    parser.addoption("--fault-table", nargs="?", const="print", choices=("print", "write"), help="the fault matrix")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -38,6 +40,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if config.option.fault_table:
         for case in CASES:
             print(case, *table.get(case, ["-"]))
+        if config.option.fault_table == "write":
+            page = config.rootpath / "docs/security.md"
+            page.write_text(with_tests(page.read_text(), table))
         items.clear()
     for item in items:
         chosen = getattr(item, "callspec", None)

@@ -19,7 +19,7 @@ use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, Stat, Timespec, Time
 use rustix::io::Errno;
 
 pub use given::{Given, given};
-pub use handles::Handles;
+pub use handles::{Handles, at_most};
 pub use root::{Root, use_openat2};
 
 /// Bytes read at a time to be hashed.

@@ -247,7 +247,7 @@ impl<'a> Walk<'a> {
                 return;
             }
         };
-        let keep = self.handles.fetch_add(1, Ordering::Relaxed) < HANDLES_MAX;
+        let keep = self.handles.fetch_add(1, Ordering::Relaxed) < beneath::at_most(HANDLES_MAX);
         let (kept, passing) = if keep { (Some(fd), None) } else { (None, Some(fd)) };
         if !keep {
             self.handles.fetch_sub(1, Ordering::Relaxed);

@@ -14,7 +14,7 @@ from tests.helpers.fault_case import FaultCase
 from tests.helpers.faulty_fs import FaultyFs, faulty_fs
 from tests.helpers.hosts import Hosts, our_files, short_directory, this_account, two_hosts
 from tests.helpers.sshd import SSHD
-from tests.helpers.trouble import MIB, agent_pid, within
+from tests.helpers.trouble import MIB, agent_pid, run_job, within
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -248,11 +248,11 @@ def test_somebody_else_edits_between_the_look_and_the_rename(
         fs.hold("write", r"/\.edited", place / "go")
         theirs = fs.mount / "destination/edited"
         thread = during(fs, lambda: (theirs.write_bytes(b"by somebody else"), None)[1], place / "go")
-        hosts.here.run("sync", "kept", "--json")
+        ended = run_job(hosts.here, "sync", "kept")
         thread.join()
         assert fs.fired()
-        found = theirs.read_bytes()
-        assert found in (b"newer", b"by somebody else")
+        assert theirs.read_bytes() == (b"by somebody else" if way == "stop" else b"newer"), ended
+        assert [problem["path"] for problem in ended.problems] == (["edited"] if way == "stop" else [])
     finally:
         hosts.here.run("remove", "kept")
     writing.converges("--force")

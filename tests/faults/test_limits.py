@@ -1,6 +1,6 @@
 """Agents with few descriptors or little memory, trees of many entries, and many sessions at once.
 
-SYNCCTL_FILES is how many files a large tree has (12,000 unless it is set; the benchmark has one of a million).
+SYNCCTL_FILES is how many files a large tree has (6,000 unless it is set; the benchmark has one of a million).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.skipif(SSHD is None, reason="sshd is not installed"), pytest.mark.timeout(300)]
 
-FILES = int(os.environ.get("SYNCCTL_FILES", "12000"))
+FILES = int(os.environ.get("SYNCCTL_FILES", "6000"))
 RSS_MAX_KIB = 300 << 10
 
 HOSTS, SESSIONS, SEED = 10, 50, 7

@@ -91,7 +91,7 @@ class FaultCase:
         elif ended.status:
             assert ended.status == 1, ended
             assert ended.problems, ended
-        unnamed = [problem for problem in ended.problems if not problem.get("path") and not problem.get("path_b64")]
+        unnamed = [problem for problem in ended.problems if "path" not in problem and "path_b64" not in problem]
         assert not unnamed, unnamed
         return ended
 

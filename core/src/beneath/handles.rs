@@ -3,12 +3,22 @@
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use super::{Root, lock};
 
-/// Directory handles kept per root: enough for the directories a batch touches, few against RLIMIT_NOFILE.
+/// Directory handles kept per root: enough for the directories a batch touches.
 const HANDLES_MAX: usize = 128;
+
+/// `most` handles for one purpose, or fewer in a process that may not have many.
+pub fn at_most(most: usize) -> usize {
+    static SHARE: OnceLock<usize> = OnceLock::new();
+    let share = SHARE.get_or_init(|| {
+        let all = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        all.map_or(usize::MAX, |all| usize::try_from(all / 16).unwrap_or(usize::MAX).max(2))
+    });
+    most.min(*share)
+}
 
 /// Handles of directories below one root, the recently used ones kept open.
 pub struct Handles {
@@ -47,9 +57,16 @@ impl Handles {
                 return Ok(Arc::clone(fd));
             }
         }
-        let fd = Arc::new(self.root.open_dir(path)?);
+        let fd = match self.root.open_dir(path) {
+            Err(e) if matches!(e.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => {
+                lock(&self.kept).by_path.clear();
+                self.root.open_dir(path)?
+            }
+            opened => opened?,
+        };
+        let fd = Arc::new(fd);
         let mut kept = lock(&self.kept);
-        if kept.by_path.len() >= HANDLES_MAX {
+        if kept.by_path.len() >= at_most(HANDLES_MAX) {
             let oldest = median_use(&kept);
             kept.by_path.retain(|_, (_, used)| *used > oldest);
         }

@@ -25,7 +25,7 @@ const FILES_MIN: usize = 4;
 /// What is in a hidden directory when its agent is killed is sent again: not more than this.
 const BYTES_MAX: u64 = 16 << 20;
 /// Handles kept open of directories that are being filled, in one session; of others one is opened for each file.
-const OPEN_MAX: u64 = 64;
+const OPEN_MAX: usize = 64;
 
 /// Such a directory, until it has its name.
 pub struct Fresh {
@@ -106,7 +106,7 @@ impl Fresh {
             filling.made = true;
         }
         let fd = Arc::new(beneath::open_dir_at(&*parent, &self.hidden)?);
-        if shared.fresh_open.fetch_add(1, Ordering::Relaxed) < OPEN_MAX {
+        if shared.fresh_open.fetch_add(1, Ordering::Relaxed) < beneath::at_most(OPEN_MAX) as u64 {
             filling.fd = Some(Arc::clone(&fd));
         } else {
             shared.fresh_open.fetch_sub(1, Ordering::Relaxed);

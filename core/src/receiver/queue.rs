@@ -8,7 +8,7 @@ use super::basis::Signing;
 use super::batch::{Batch, Placed, Staged};
 use super::durable::Fsync;
 use super::groups::Follower;
-use crate::beneath::lock;
+use crate::beneath::{self, lock};
 
 /// Something for the generator.
 pub enum Input {
@@ -233,7 +233,7 @@ impl Queue {
                 return Some(Job::Sign(signing));
             }
             if jobs.signed < SIGNED_MAX
-                && jobs.bases < BASES_MAX
+                && jobs.bases < beneath::at_most(BASES_MAX)
                 && let Some(job) = jobs.basis.pop_front()
             {
                 return Some(job);
