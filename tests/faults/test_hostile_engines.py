@@ -150,6 +150,9 @@ def tell_sender(sender: _core.Sender, said: Said) -> None:
 class waking:  # noqa: N801 - a context manager
     """A descriptor for engines to write to, and what waits for it; whether it was written to."""
 
+    def __init__(self, quiet_s: float = QUIET_S) -> None:
+        self._quiet_s = quiet_s
+
     def __enter__(self) -> tuple[int, Callable[[], bool]]:
         self._ends = os.pipe()
         os.set_blocking(self._ends[0], False)
@@ -160,7 +163,7 @@ class waking:  # noqa: N801 - a context manager
             os.close(end)
 
     def _wait(self) -> bool:
-        if not select.select([self._ends[0]], [], [], QUIET_S)[0]:
+        if not select.select([self._ends[0]], [], [], self._quiet_s)[0]:
             return False
         with suppress(BlockingIOError):
             os.read(self._ends[0], 4096)
@@ -242,10 +245,14 @@ def drain(engine: Any) -> bool:
 
 def test_what_was_recorded_is_a_session(scene: Scene) -> None:
     """Or the tests below would try the first message alone."""
-    with waking() as (wake, wait):
-        receiver = scene.receiver(wake)
-        assert drive(receiver, scene.talk.by_sender, tell_receiver, wait) == "rest"
-        receiver.close()
+    for quiet_s in (QUIET_S, 0.1, 1.0):  # where much else runs, an engine is quiet for longer
+        with waking(quiet_s) as (wake, wait):
+            receiver = scene.receiver(wake)
+            ended = drive(receiver, scene.talk.by_sender, tell_receiver, wait)
+            receiver.close()
+        if ended == "rest":
+            break
+    assert ended == "rest"
     assert contents(scene.destination) == contents(scene.source)
 
 
@@ -268,7 +275,7 @@ def test_a_receiver_that_is_lied_to(scene: Scene) -> None:
         assert sorted(os.listdir(scene.canary.parent)) == ["canary", "destination", "kept", "source"], seed
         for path, (kind, hashed) in contents(scene.destination).items():
             assert kind != "file" or hashed in scene.whole or b".sync~" in path, (seed, path)
-        assert not [name for name in our_files(scene.destination) if b"/.large." not in name], seed
+        assert len(our_files(scene.destination)) <= 1, seed  # the large file's partial, by whatever name
     print(ended)
     assert ended.keys() <= {"violation", "protocol", "rest"}
     assert len(ended) > 1
