@@ -251,8 +251,13 @@ async def test_small_replies_do_not_wait(way: Way, servers: dict[str, Any], tmp_
 
 @pytest.mark.fault("F11")
 @pytest.mark.parametrize("way", EVERY)
-@pytest.mark.parametrize("command", ["/nowhere/syncctl", "/etc/passwd"])
+@pytest.mark.parametrize("command", ["/nowhere/syncctl", "/etc/passwd", "its Python is missing"])
 async def test_the_far_agent_is_missing(way: Way, command: str, servers: dict[str, Any], tmp_path: Path) -> None:
+    if " " in command:
+        script = tmp_path / "syncctl"
+        script.write_text("#!/nowhere/bin/python\n")
+        script.chmod(0o755)
+        command = str(script)
     error = await failure(way, servers[way[1]], tmp_path, remote_command=command)
     assert error.code == "remote-missing"
 
