@@ -146,6 +146,9 @@ class Receiver:
     checked and not wanted.
     ``tree`` (of this root and these filters) is told what entries are to become, dry runs and single files excepted,
     and remembers the hashes that ``hashes`` asks for.
+    ``max_delete`` is what may be deleted without ``force``.  ``delete_few``: more deletions than these, and than half
+    of what is there, need it too; what is renamed here does not count.
+    ``trash`` names a batch (see ``trash_list``): what is deleted or overwritten is kept in it, by one rename or link.
     ``since``: the tree's tick at the baseline.  What the tree says was changed here later, and is to change again, is a
     conflict: with ``on_conflict`` "overwrite" it is replaced, and counted; with "stop" it is left, as the problem
     "changed-here"; with "keep-both" a file or symlink that makes room gets the name
@@ -188,11 +191,16 @@ class Receiver:
         on_conflict: str = "overwrite",
         confine: bool = True,
         fsync: str = "never",
+        delete_few: int | None = None,
+        trash: bytes | None = None,
     ) -> None: ...
 
     state: str
     """What to tell the sender of the root as it was before: "missing" or "empty" (everything is wanted, and no WANT is
     sent), "directory" or "file".  A dry run and a single file with a partial say "directory"."""
+
+    def hold(self) -> None:
+        """Delete nothing: what would go is counted (held), and a problem of the root.  Before the first LIST."""
 
     def list_untrusted(self, n: int, payload: Buffer) -> None:
         """LIST chunk ``n``."""
@@ -214,8 +222,8 @@ class Receiver:
         """Monotonic: listed, listed_bytes, compared, wanted_files, wanted_bytes, files, bytes (of files applied),
         literal, matched, created, updated, dirs, symlinks, linked (names; of files created or updated, too), meta,
         deleted, moved (names that were renamed or copied here, not sent; the old ones are among the deleted), problems,
-        skipped, conflicts (entries that someone else changed, replaced or kept), data_bytes,
-        list_done."""
+        skipped, held (deletions that were not made), kept_dirs (that stay for what a filter protects in them),
+        conflicts (entries that someone else changed, replaced or kept), data_bytes, list_done."""
 
     def profile(self) -> dict[str, tuple[int, int, int]]:
         """Where the time went, with ``profile=True``: by stage, ns that the engine's threads spent in it, and its first
@@ -331,7 +339,7 @@ def unpack_problems_untrusted(payload: Buffer | bytes) -> list[tuple[bytes, str,
     """PROBLEMS as (path, code, errno) triples; a Buffer is left empty.
 
     Codes: "vanished", "changed", "unreadable", "unreadable-directory", "write", "verify", "in-the-way",
-    "not-deleted", "metadata", "name", "special", "changed-here".
+    "not-deleted", "metadata", "name", "special", "changed-here", "held".
     """
 
 def landlock_abi() -> int:
@@ -344,6 +352,26 @@ def sweep(root: bytes, temp_tag: str, partial_min: int) -> int:
     Temporary files go, partials of at least ``partial_min`` bytes stay, what was moved aside is put back where its
     place is free.  How many names were dealt with.  Raises OSError when the root cannot be opened.
     """
+
+def root_identity(path: bytes) -> bytes:
+    """What the directory at ``path`` is known by as long as it is the same one, 28 bytes, little-endian: the file
+    system's id (8; its device where it has none), inode (8), time of birth (seconds 8, ns 4; 0 where that is not kept).
+    Raises OSError."""
+
+def trash_list(root: bytes, limit: int) -> list[tuple[bytes, bytes, int, bool]]:
+    """What is in the trash of ``root``, newest batch first, at most ``limit``: (batch, path below the root, bytes,
+    whether it is a directory, which has nothing in it then).  A batch is one session's, ``YYYYMMDD-HHMMSS-XXXXXXXX``.
+    Raises OSError."""
+
+def trash_restore(root: bytes, path: bytes, batch: bytes) -> tuple[int, list[bytes]]:
+    """Move ``path`` back to where it was, with all below it; from ``batch``, or without one from the newest with it.
+
+    How much was moved (what goes whole counts once; 0: there is no such path), and what was not since its place is
+    taken.  Raises OSError, and ValueError for what is no path."""
+
+def trash_empty(root: bytes, before: bytes, limit: int) -> tuple[int, bool]:
+    """Remove batches for good: those whose names are less than ``before``, or all if that is empty; no more than
+    ``limit`` entries.  How many were removed, and whether that was all.  Raises OSError."""
 
 def excluded(filters: list[bytes], path: bytes, directory: bool) -> bool:
     """Whether ``filters`` leave out ``path`` (from the root), or a directory that it is in.  Raises ValueError."""

@@ -98,6 +98,7 @@ class App:
             config=self._config,
             watchers=self._watchers,
             stop=self._stopping.set,
+            trashes=self._sessions,
             sockets=(self._places.control_socket, self._places.peer_socket),
             landlock=self._landlock,
             overflows=self._trees.overflows,

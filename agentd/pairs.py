@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from agentd.tables import At, Tables, quote
 from proto.errors import SyncError
-from proto.job import COMPRESS, EXCLUDE_MAX, FSYNC, ON_CONFLICT, Job, Location, Options, parse_location
+from proto.job import COMPRESS, EXCLUDE_MAX, FSYNC, ON_CONFLICT, Job, Location, Options, parse_age, parse_location
 from proto.text import escape_text
 
 if TYPE_CHECKING:
@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")
 
-_KEYS = ("source", "destination", "mirror", "exclude", "compress", "hard_links", "watch", "on_conflict", "fsync")
+_KEYS = (
+    "source", "destination", "mirror", "exclude", "compress", "hard_links", "watch", "on_conflict", "fsync",
+    "max_delete", "trash",
+)  # fmt: skip
 
 
 class Pair(NamedTuple):
@@ -37,6 +40,9 @@ class Pair(NamedTuple):
     """One of ON_CONFLICT."""
     fsync: str = "batch"
     """One of FSYNC."""
+    max_delete: int | None = None
+    trash: int = 0
+    """Seconds."""
 
     @property
     def filters(self) -> tuple[bytes, ...]:
@@ -47,12 +53,9 @@ class Pair(NamedTuple):
         """Its job, as the pair says unless ``options`` are given."""
         if options is None:
             options = Options(
-                delete=self.mirror,
-                excludes=self.filters,
-                compress=self.compress,
-                hard_links=self.hard_links,
-                fsync=self.fsync,
-            )
+                delete=self.mirror, excludes=self.filters, compress=self.compress, hard_links=self.hard_links,
+                fsync=self.fsync, max_delete=self.max_delete, trash=self.trash,
+            )  # fmt: skip
         return Job(self.source, self.destination, options, self.name, scope, self.on_conflict)
 
 
@@ -66,6 +69,7 @@ class NewPair(NamedTuple):
     exclude: Sequence[str] = ()
     watch: bool = False
     on_conflict: str = "overwrite"
+    trash: str = ""
 
     def lines(self) -> list[str]:
         """Its table.  Raises SyncError ``usage`` when TOML cannot hold it."""
@@ -87,6 +91,8 @@ class NewPair(NamedTuple):
             lines.append("watch = true")
         if self.on_conflict != "overwrite":
             lines.append(f"on_conflict = {quote(self.on_conflict)}")
+        if self.trash:
+            lines.append(f"trash = {quote(self.trash)}")
         return lines
 
 
@@ -128,7 +134,26 @@ def read_pair(tables: Tables, name: str, table: dict[str, Any], others: Iterable
         watch,
         tables.choice(at, table, "on_conflict", ON_CONFLICT) or "overwrite",
         tables.choice(at, table, "fsync", FSYNC) or "batch",
+        _max_delete(tables, at, table),
+        _trash(tables, at, table),
     )
+
+
+def _max_delete(tables: Tables, at: At, table: dict[str, Any]) -> int | None:
+    value = table.get("max_delete")
+    if value is not None and (type(value) is not int or not 0 <= value < 1 << 63):
+        raise tables.error(at, "max_delete", "a number of entries is allowed")
+    return value
+
+
+def _trash(tables: Tables, at: At, table: dict[str, Any]) -> int:
+    text = tables.text(at, table, "trash")
+    if text is None:
+        return 0
+    try:
+        return parse_age(text)
+    except SyncError as e:
+        raise tables.error(at, "trash", e.message) from None
 
 
 UNWATCHABLE = "the source is on another host, and only a source here can be watched"

@@ -1,7 +1,9 @@
-"""What outlives the agent: its id, and which roots a session was writing to when it was killed.
+"""What outlives the agent: its id, which roots a session was writing to when it was killed, and which directories
+sources were.
 
 SQLite with WAL.  State that is damaged, of a future version or not writable is never a reason not to start: it is
-moved aside and begun anew, or kept in memory, and a notice says so.  The worst that its loss costs is a sweep.
+moved aside and begun anew, or kept in memory, and a notice says so.  The worst that its loss costs is a sweep, and that
+a source which was replaced meanwhile is taken for the one that it was.
 """
 
 from __future__ import annotations
@@ -9,15 +11,18 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 _LAYOUT = 1
+_SOURCES_KEPT_DAYS = 400
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS identity (agent BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS sessions (session BLOB PRIMARY KEY, root BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS sources (key BLOB PRIMARY KEY, identity BLOB NOT NULL, day INTEGER NOT NULL) WITHOUT ROWID;
 """
 
 
@@ -47,11 +52,26 @@ class Store:
             return []
         return [(session, root) for session, root in rows if type(session) is type(root) is bytes]
 
+    def source(self, key: bytes) -> bytes | None:
+        """What was remembered last under ``key``."""
+        try:
+            row = self._db.execute("SELECT identity FROM sources WHERE key = ?", (key,)).fetchone()
+        except sqlite3.DatabaseError as e:
+            self._begin_anew(e)
+            return None
+        return row[0] if row is not None and type(row[0]) is bytes else None
+
+    def remember_source(self, key: bytes, identity: bytes) -> None:
+        """Which directory a source is."""
+        today = int(time.time() / 86400)
+        self._do("DELETE FROM sources WHERE day < ?", today - _SOURCES_KEPT_DAYS)
+        self._do("INSERT OR REPLACE INTO sources VALUES (?, ?, ?)", key, identity, today)
+
     def close(self) -> None:
         """No more calls."""
         self._db.close()
 
-    def _do(self, statement: str, *values: bytes) -> None:
+    def _do(self, statement: str, *values: bytes | int) -> None:
         try:
             self._db.execute(statement, values)
         except sqlite3.OperationalError:

@@ -20,7 +20,7 @@ JOB_OPTIONS = {
     "delete": "flag", "checksum": "flag", "dry-run": "flag", "itemize": "flag", "stats": "flag", "profile": "flag",
     "json": "flag", "owner": "flag", "group": "flag", "hard-links": "flag", "no-hard-links": "flag", "force": "flag",
     "detach": "flag", "exclude": "bytes", "max-delete": "count", "timeout": "seconds", "compress": "choice",
-    "fsync": "choice",
+    "fsync": "choice", "trash": "age", "no-trash": "flag",
 }  # fmt: skip
 
 #: verb -> (its options, the fewest and the most operands)
@@ -34,10 +34,11 @@ VERBS: dict[str, tuple[dict[str, str], int, int | None]] = {
     "flush": ({"timeout": "seconds", "stats": "flag", "json": "flag"}, 0, None),
     "verify": ({"repair": "flag", "timeout": "seconds", "stats": "flag", "json": "flag"}, 1, None),
     "status": ({"json": "flag", "porcelain": "flag"}, 0, None),
+    "trash": ({"batch": "word", "json": "flag"}, 2, None),
     "start": ({"foreground": "flag", "hold": "flag"}, 0, 0),
     "stop": ({}, 0, 0),
     "restart": ({}, 0, 0),
-    "add": ({"mirror": "flag", "exclude": "bytes", "watch": "flag", "on-conflict": "choice"}, 3, 3),
+    "add": ({"mirror": "flag", "exclude": "bytes", "watch": "flag", "on-conflict": "choice", "trash": "text"}, 3, 3),
     "list": ({"json": "flag"}, 0, 0),
     "remove": ({}, 1, 1),
     "events": ({"json": "flag"}, 0, 0),
@@ -132,6 +133,13 @@ def _set(verb: str, values: Values, name: str, kind: str, value: str) -> None:
         if value not in choices:
             raise _usage(verb, f"--{name} is {', '.join(choices)}, not {shown(os.fsencode(value))}")
         values[key] = value
+    elif kind == "word":
+        values[key] = value
+    elif kind in ("age", "text"):
+        from proto.job import parse_age
+
+        age = parse_age(value)
+        values[key] = age if kind == "age" else value
     elif kind == "count":
         if not (value.isascii() and value.isdigit() and len(value) < 19):
             raise _usage(verb, f"--{name} wants a number, not {shown(os.fsencode(value))}")

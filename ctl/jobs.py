@@ -92,6 +92,8 @@ def _options(values: argv.Values) -> dict[str, Any]:
         fields["hard_links"] = values["hard_links"]
     fields["timeout_ms"] = _timeout_ms(values)
     fields |= {name: values[name] for name in ("max_delete", "compress", "fsync") if name in values}
+    if "trash" in values:
+        fields["trash"] = int(values["trash"])
     return {"env": environment(), "excludes": values.get("exclude", []), **fields}
 
 

@@ -114,6 +114,10 @@ def _run(verb: str, operands: list[str], values: argv.Values) -> int:
         from ctl import agent
 
         return agent.run(verb, values)
+    if verb == "trash":
+        from ctl import trash
+
+        return trash.run(operands, values)
     if verb in ("add", "remove", "list", "events", "watch", "pause", "resume"):
         from ctl import pairs
 

@@ -48,7 +48,7 @@ def _add(operands: list[str], values: argv.Values) -> int:
     excludes = [os.fsdecode(pattern) for pattern in values.get("exclude", [])]
     request = control.AddPair(
         _ID, name, source, destination, bool(values.get("mirror")), excludes, bool(values.get("watch")),
-        values.get("on_conflict", "overwrite"),
+        values.get("on_conflict", "overwrite"), values.get("trash", ""),
     )  # fmt: skip
     for word in (name, source, destination, *excludes):
         if not _is_text(word):

@@ -18,6 +18,7 @@ usage: syncctl COMMAND ...
   pause NAME, resume NAME    leave a watched pair alone, go on
   flush [NAME]...            until what changed in watched pairs is at the far end
   verify NAME...             read both ends again and say what differs
+  trash list NAME            what a destination kept of what was deleted; restore, empty
   status                     the agent, its links, pairs and jobs
   events                     what happens, as it happens
   start, stop, restart       the agent here; other commands start it when it is needed
@@ -37,8 +38,10 @@ SRC may be one file.  DST's last component is made.
 
 _OPTIONS = """\
   --delete             delete at DST what SRC does not have
-  --max-delete N       refuse to delete more than N entries
+  --max-delete N       refuse to delete more than N entries; without it, more than 100 that are more than half of all
   --force              go on where a guard would refuse: an empty source, a changed root, too many deletions
+  --trash AGE          keep what is deleted or overwritten in DST/.syncctl-trash for so long: 12h, 30d, 4w
+  --no-trash           do not, whatever the pair says
   --checksum           compare by content, not by size and time
   --exclude PATTERN    leave out what matches, with rsync's meaning; may be repeated
   --owner, --group     keep owner, group (as far as privileges go)
@@ -73,6 +76,7 @@ usage: syncctl add NAME SRC [HOST:]DST [options]
   --mirror             delete at DST what SRC does not have
   --exclude PATTERN    leave out what matches, with rsync's meaning; may be repeated
   --watch              sync it whenever SRC changes, for as long as the agent runs
+  --trash AGE          keep what is deleted or overwritten in DST/.syncctl-trash for so long: 12h, 30d, 4w
   --on-conflict WHAT   what becomes of a file that someone else changed at DST since the last sync: overwrite (the
                        default), stop (it stays, and is a problem), keep-both (it stays there under another name)
 
@@ -99,6 +103,17 @@ usage: syncctl verify NAME... [--repair] [--timeout SECONDS] [--stats] [--json]
   --repair             send what differs
 
 Reads all files at both ends and compares them.  What differs is listed in rsync's form; the exit status is 1 then.
+""",
+    "trash": """\
+usage: syncctl trash list NAME|DST [--json]
+       syncctl trash restore NAME|DST PATH... [--batch BATCH]
+       syncctl trash empty NAME|DST
+
+  --batch BATCH        from this session's; else from the newest that has the path
+
+What syncs with --trash deleted and overwrote in a destination on this host: one line for each file, with the session
+that it was in, and its path from DST's root.  What is restored goes back there, over nothing that is there by now; a
+mirror's next sync takes it away again unless its source has it too.  'empty' removes all of it for good.
 """,
     "status": """\
 usage: syncctl status [NAME]... [--json | --porcelain]

@@ -4,7 +4,7 @@ The asking side sends its Hello and a request in one write.  Every answer carrie
 be under way on one connection.  A request's last answer is END, or the RESULT, ERROR or (detached) ACCEPTED whose
 ``remaining`` is 0.  Rows of a list are messages of their own: no answer outgrows a frame.
 
-The classes live in five modules, so that a command pays for the import of those that it uses only.
+The classes live in six modules, so that a command pays for the import of those that it uses only.
 """
 
 from proto.control_agent import AddPair, Event, Events, Heartbeat, RemovePair, Stop
@@ -26,6 +26,7 @@ from proto.control_jobs import (
     unpack_problems_untrusted,
 )
 from proto.control_state import AgentInfo, JobInfo, LinkInfo, ListPairs, PairInfo, Status
+from proto.control_trash import Trash, Trashed, TrashEntry
 from proto.control_watch import Pause, Resume, Watch
 from proto.schema import Registry, registry
 
@@ -60,6 +61,9 @@ __all__ = [
     "Status",
     "Stop",
     "Sync",
+    "Trash",
+    "TrashEntry",
+    "Trashed",
     "Watch",
     "known_problem",
     "pack_problems",
@@ -68,11 +72,13 @@ __all__ = [
 
 Request = (
     Run | Sync | Flush | Cancel | Status | Stop | AddPair | RemovePair | ListPairs | Events | Watch | Pause | Resume
-)
+    | Trash
+)  # fmt: skip
 CONTROL_REQUESTS: Registry = registry(
-    Run, Sync, Flush, Cancel, Status, Stop, AddPair, RemovePair, ListPairs, Events, Watch, Pause, Resume
+    Run, Sync, Flush, Cancel, Status, Stop, AddPair, RemovePair, ListPairs, Events, Watch, Pause, Resume, Trash
 )
 CONTROL_REPLIES: Registry = registry(
     Accepted, Progress, Items, Problems, Paths, Notice, Result, Error,
-    AgentInfo, LinkInfo, PairInfo, JobInfo, Event, Heartbeat, End,
+    AgentInfo, LinkInfo, PairInfo, JobInfo, Event, Heartbeat, End, TrashEntry,
+    Trashed,
 )  # fmt: skip

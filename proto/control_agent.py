@@ -26,10 +26,13 @@ class AddPair(NamedTuple):
     excludes: list[str] = _NO_TEXT
     watch: bool = False
     on_conflict: str = "overwrite"
+    trash: str = ""
+    """How long what is deleted and overwritten is kept, such as ``30d``; empty: not at all."""
 
     def validate(self) -> None:
         """Raise RemoteProtocolError when an invariant does not hold."""
         check_pair(self)
+        check_text("trash", self.trash, 16)
 
 
 class RemovePair(NamedTuple):

@@ -66,6 +66,8 @@ class Run(NamedTuple):
     """One of proto.job.COMPRESS; without it what the pair says, or else auto."""
     fsync: str | None = None
     """One of proto.job.FSYNC; without it what the pair says, or else batch."""
+    trash: int | None = None
+    """Seconds that what is deleted and overwritten is kept; 0: not at all; without it what the pair says, or else 0."""
 
     def validate(self) -> None:
         """Raise RemoteProtocolError when an invariant does not hold."""
@@ -104,6 +106,8 @@ class Sync(NamedTuple):
     reread: bool = False
     """Trust nothing that is remembered of either end: with ``checksum``, every file is read again."""
     fsync: str | None = None
+    trash: int | None = None
+    """Seconds that what is deleted and overwritten is kept; 0: not at all; without it what the pair says, or else 0."""
 
     def validate(self) -> None:
         """Raise RemoteProtocolError when an invariant does not hold."""
@@ -323,6 +327,8 @@ def _check_job(message: Run | Sync) -> None:
         check_uint("max_delete", message.max_delete)
     if message.timeout_ms is not None:
         check_uint("timeout_ms", message.timeout_ms, limits.U32, 1)
+    if message.trash is not None:
+        check_uint("trash", message.trash, limits.U32)
     if message.compress is not None:
         check_choice("compress", message.compress, COMPRESS)
     if message.fsync is not None:

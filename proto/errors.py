@@ -53,6 +53,7 @@ CODES: dict[str, tuple[int, str]] = {
     "destination-read-only": (EXIT_GUARD, "remount it writable or choose another place"),
     "destination-full": (EXIT_GUARD, "make room and run it again; what arrived is kept"),
     "destination-unwritable": (EXIT_GUARD, "check its permissions; nothing was changed"),
+    "destination-precious": (EXIT_GUARD, "name a directory below it; give --force if that is meant"),
     "overlap": (EXIT_GUARD, "choose roots that do not contain each other"),
     "root-changed": (EXIT_GUARD, "check what is mounted there; give --force if the change is meant"),
     "root-busy": (EXIT_GUARD, "wait for the command that holds it, or cancel it"),

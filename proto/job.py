@@ -32,6 +32,7 @@ PROBLEMS: dict[str, str] = {
     "name": "its name is not possible at the destination",
     "special": "special file, skipped",
     "changed-here": "changed at the destination meanwhile; left as it is",
+    "held": "deletions are held: the source is another directory than when they were last made; --force makes them",
 }
 """Problem code -> what happened, for people.  The numbers on the peer's wire are in docs/protocol.md, in this order."""
 
@@ -83,6 +84,8 @@ class Options(NamedTuple):
     """Nothing that is remembered of either root is trusted."""
     fsync: str = "batch"
     """One of FSYNC."""
+    trash: int = 0
+    """Seconds that what is deleted and overwritten is kept at the destination; 0: not at all."""
 
 
 class Job(NamedTuple):
@@ -140,6 +143,22 @@ class Outcome(NamedTuple):
     seconds: float
     profile: dict[str, Profile] | None = None
     """By end, "here" and "there", where the time of the last epoch went, when that was asked for."""
+
+
+_UNITS_S = {"h": 3600, "d": 86400, "w": 604800}
+
+
+def parse_age(text: str) -> int:
+    """``30d``, ``12h`` or ``2w`` in seconds; ``0`` is none.  Raises SyncError ``usage``."""
+    number, unit = text[:-1], text[-1:]
+    if text == "0":
+        return 0
+    if not (number.isascii() and number.isdigit() and len(number) < 6 and unit in _UNITS_S and int(number)):
+        raise SyncError("usage", f"not an age: {shown(text.encode())}", "a number and a unit: 12h, 30d, 4w")
+    seconds = int(number) * _UNITS_S[unit]
+    if seconds > limits.U32:
+        raise SyncError("usage", f"{text}: longer than 7000 weeks")
+    return seconds
 
 
 def parse_location(text: bytes) -> Location:

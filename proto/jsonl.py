@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from base64 import b64decode, b64encode
 
-from proto.control import Items, Problems, Run, Sync, known_problem, unpack_problems_untrusted
+from proto.control import Items, Problems, Run, Sync, Trash, known_problem, unpack_problems_untrusted
 from proto.errors import RemoteProtocolError
 from proto.hello import Hello
 from proto.record import TYPE_CHECKING
@@ -25,6 +25,7 @@ _BYTES: dict[type[Any], tuple[str, ...]] = {
     Hello: ("agent", "machine"),
     Run: ("source", "destination", "excludes"),
     Sync: ("targets", "excludes"),
+    Trash: ("target", "paths"),
 }
 _CHANGE = 11
 """Characters of an itemized change, ``%i``; a space follows."""

@@ -102,6 +102,14 @@ class Open(NamedTuple):
     behind it."""
     fsync: str = "batch"
     """When the receiver has to have on disk what it applied: one of FSYNC."""
+    hold: bool = False
+    """The initiator's source is another directory than when its deletions were last carried out: the receiver tells
+    how many there would be, and deletes nothing."""
+    trash: int = 0
+    """Seconds that the receiver keeps what it deletes and overwrites in ``.syncctl-trash`` of its root; 0: none."""
+    inside: list[bytes] = []  # noqa: RUF012
+    """Of an initiator on the responder's machine: its file system's device number and its root's path within that, as
+    the mount table has them.  Ancestors do not tell of bind mounts."""
 
     def validate(self) -> None:
         """Raise RemoteProtocolError when an invariant does not hold."""
@@ -124,6 +132,13 @@ class Open(NamedTuple):
         check_bool("scoped", self.scoped)
         check_bool("reread", self.reread)
         check_bool("brief", self.brief)
+        check_bool("hold", self.hold)
+        check_uint("trash", self.trash, limits.U32)
+        check_list("inside", self.inside, 2)
+        for part in self.inside:
+            check_bytes("inside", part, 2 * limits.PATH_MAX_BYTES)
+        if len(self.inside) == 1:
+            raise RemoteProtocolError("inside: not a device and a path")
         check_bytes("origin", self.origin, 16, 16)
         check_list("baselines", self.baselines, limits.BASELINES_MAX)
         for baseline in self.baselines:
@@ -154,9 +169,12 @@ class Opened(NamedTuple):
     data_window: int
     state: str | None = None
     baseline: bytes | None = None
+    hold: bool = False
+    """From a sender: as in OPEN."""
 
     def validate(self) -> None:
         """Raise RemoteProtocolError when an invariant does not hold."""
+        check_bool("hold", self.hold)
         check_bytes("session", self.session, 16, 16)
         check_uint("epoch", self.epoch, limits.U32)
         check_uint("list_window", self.list_window)

@@ -171,6 +171,8 @@ class Session:
         self.ends_due = 1
         """LIST-ENDs that are still to come: one, and one for each LOOK."""
         self.baseline: bytes | None = None
+        self.hold = False
+        """Deletions are counted, and not made."""
         """The agreed state that both ends hold, once OPENED named it: the list is what changed since."""
         self.want_all = False
         """The receiver's root was missing or empty: everything is wanted, and no WANT comes."""
@@ -238,6 +240,8 @@ class Session:
             return "the receiver, and it alone, says the state of its root"
         if message.scoped and receiver_opens:
             return "the sender alone has a scope"
+        if message.hold and (receiver_opens or message.baselines):
+            return "a hold that is not the sender's, or of what was agreed"
         if message.baselines and (message.scoped or (not receiver_opens and len(message.baselines) > 1)):
             return "more baselines than it can be about"
         if message.baselines and message.state in _WANT_ALL:
@@ -253,6 +257,9 @@ class Session:
         receiver_opens = self.open.side == "sender"
         if (message.state is None) != receiver_opens:
             return "the receiver, and it alone, says the state of its root"
+        if message.hold and (not receiver_opens or message.baseline is not None):
+            return "a hold that is not the sender's, or of what was agreed"
+        self.hold = self.open.hold or message.hold
         receiver = self.open if receiver_opens else message
         self.want_all = receiver.state in _WANT_ALL
         if self.want_all and (self.open.baselines or self.open.scoped):

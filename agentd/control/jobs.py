@@ -48,7 +48,11 @@ class Record:
 class Jobs:
     """The register of jobs; runs each one on behalf of whoever asked, of a whole pair when it is its turn."""
 
-    def __init__(self, runner: Runner, events: EventLog, turns: Turns) -> None:
+    def __init__(
+        self, runner: Runner, events: EventLog, turns: Turns, in_order: Callable[[str], None] = lambda _: None
+    ) -> None:
+        """``in_order`` is told of pairs that a job has brought up to date."""
+        self._in_order = in_order
         self._runner = runner
         self._turns = turns
         self._events = events
@@ -116,6 +120,8 @@ class Jobs:
             record.state, record.problem_count = "done", outcome.problem_count
             done = f"done with {outcome.problem_count} problems" if outcome.problem_count else "done"
             publish("job-done", done, counters=outcome.stats)
+            if job.pair is not None and job.scope is None and not (job.options.dry_run or outcome.problem_count):
+                self._in_order(job.pair)
             return outcome
         finally:
             del self._running[record.number]

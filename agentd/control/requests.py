@@ -11,6 +11,7 @@ from agentd.control.answers import Answers, accepted
 from agentd.control.channel import BadRequest, Channel
 from agentd.control.outbox import Outbox
 from agentd.control.targets import Asked, job_of, jobs_of
+from agentd.control.tidying import tidy
 from agentd.pairs import NewPair
 from agentd.wire import ConnectionLost
 from proto import control, limits
@@ -117,6 +118,10 @@ class Requests:
                 self._server.config.current()
                 with self._server.watchers.watching(message.name, message.env):
                     await self._on_events(message.id, message.after, message.name)
+            case control.Trash():
+                server = self._server
+                await tidy(server.trashes, message, server.config.current(), self._outbox)
+                self._outbox.post(control.End(message.id))
             case control.Stop():
                 await self._on_stop(message)
             case _:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from agentd.config import ConfigFile
+    from agentd.control.tidying import Trashes
     from agentd.pairs import Pair
     from agentd.watch.turns import Runner
     from agentd.watch.watchers import Watchers
@@ -74,6 +75,7 @@ class ControlServer:
         config: ConfigFile,
         watchers: Watchers,
         stop: Callable[[], None],
+        trashes: Trashes,
         sockets: Sequence[str] = (),
         landlock: tuple[str, int] = ("absent", 0),
         overflows: Callable[[], int] = lambda: 0,
@@ -84,8 +86,9 @@ class ControlServer:
         self.links = links
         self.watchers = watchers
         watchers.publish = self.events.publish
-        self.jobs = Jobs(sessions, self.events, watchers.turns)
+        self.jobs = Jobs(sessions, self.events, watchers.turns, watchers.catch_up)
         self.stop = stop
+        self.trashes = trashes
         self.sockets = list(sockets)
         self.landlock = landlock
         self.overflows = overflows

@@ -58,6 +58,8 @@ def jobs_of(message: Sync, config: Config) -> list[Asked]:
             compress=pair.compress,
             fsync=pair.fsync,
             hard_links=pair.hard_links,
+            max_delete=pair.max_delete,
+            trash=pair.trash,
         )
         if whole:
             asked.append(Asked(pair.job(options)))
@@ -100,14 +102,25 @@ def _options(
     compress: str = "auto",
     fsync: str = "batch",
     hard_links: bool = True,
+    max_delete: int | None = None,
+    trash: int = 0,
 ) -> Options:
     if message.hard_links is not None:
         hard_links = message.hard_links
+    if message.max_delete is not None:
+        max_delete = message.max_delete
+    if message.trash is not None:
+        trash = message.trash
     return Options(
         message.delete or delete, message.checksum, message.dry_run, message.itemize, message.owner, message.group,
-        hard_links, message.force, message.profile, message.max_delete, excludes, message.compress or compress,
-        isinstance(message, control.Sync) and message.reread, message.fsync or fsync,
+        hard_links, message.force, message.profile, max_delete, excludes, message.compress or compress,
+        isinstance(message, control.Sync) and message.reread, message.fsync or fsync, trash,
     )  # fmt: skip
+
+
+def located(target: bytes, env: Mapping[str, str]) -> Location:
+    """A location as the asking side means it.  Raises SyncError ``usage``."""
+    return _here(parse_location(target), env)
 
 
 def _here(location: Location, env: Mapping[str, str]) -> Location:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from agentd.sync.leases import Leases
     from agentd.sync.memory import Trees
     from agentd.sync.roots import Root
+    from agentd.sync.trash import Expiry
     from agentd.wire import Connection
     from proto.hello import Hello
 
@@ -37,6 +38,12 @@ class Journal(Protocol):
     def unfinished(self) -> list[tuple[bytes, bytes]]:
         """(session, root) of those that began and did not end."""
 
+    def source(self, key: bytes) -> bytes | None:
+        """The identity that was remembered under ``key``."""
+
+    def remember_source(self, key: bytes, identity: bytes) -> None:
+        """Which directory a source is: see agentd.sync.provenance."""
+
 
 class Workshop(NamedTuple):
     """What the sessions of one agent share."""
@@ -48,6 +55,7 @@ class Workshop(NamedTuple):
     leases: Leases
     threads: trio.CapacityLimiter
     """For what may block: finding roots, making engines and closing them."""
+    expiry: Expiry
     trees: Trees | None = None
     """What is known of roots from earlier sessions; without it every session lists everything."""
 
@@ -57,9 +65,13 @@ class Workshop(NamedTuple):
 
     @contextlib.asynccontextmanager
     async def writing(
-        self, session: bytes, root: Root, holder: str, *, dry_run: bool, peer: bytes | None = None, scoped: bool = False
-    ) -> AsyncIterator[None]:
-        """Hold the right to write below ``root``, and have it on record.  Raises SyncError ``root-busy``."""
+        self, session: bytes, root: Root, holder: str, *, dry_run: bool, trash: int = 0, peer: bytes | None = None,
+        scoped: bool = False,
+    ) -> AsyncIterator[None]:  # fmt: skip
+        """Hold the right to write below ``root``, and have it on record.  Raises SyncError ``root-busy``.
+
+        Behind it, what is in the trash for longer than ``trash`` seconds may go.
+        """
         if dry_run:
             yield
             return
@@ -74,6 +86,8 @@ class Workshop(NamedTuple):
             finally:
                 if cleared:
                     self.journal.end(session)
+        if trash:
+            self.expiry.soon(root.path, trash)
 
 
 @contextlib.asynccontextmanager
@@ -101,6 +115,11 @@ async def refuse(connection: Connection, error: SyncError) -> None:
 def temp_tag(identity: Hello, *, scoped: bool) -> str:
     """What temporary names are known by: a session about some paths leaves alone what one about all has under way."""
     return (identity.agent[4:8] if scoped else identity.agent[:4]).hex()
+
+
+def on_one_machine(ours: Hello, theirs: Hello) -> bool:
+    """Whether inodes and devices mean the same to both: to two agents of one running machine."""
+    return ours.agent == theirs.agent or bool(ours.machine and ours.machine == theirs.machine)
 
 
 def greeted(connection: Connection) -> Hello:

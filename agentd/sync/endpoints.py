@@ -70,6 +70,7 @@ class ReceiverEngine(Engine, Protocol):
     def look(self, payload: Any) -> None: ...  # noqa: D102
     def list_end_untrusted(self, chunks: int, entries: int, hash: bytes) -> None: ...  # noqa: A002, D102
     def data_untrusted(self, payload: Any) -> None: ...  # noqa: D102
+    def hold(self) -> None: ...  # noqa: D102
 
 
 class Endpoint(ABC):
@@ -145,6 +146,11 @@ class Endpoint(ABC):
 
     def applied(self) -> dict[str, int]:
         """Counters of what is known to be applied; after ``close()`` they are final."""
+        return self.counters()
+
+    @property
+    def receiver_stats(self) -> dict[str, int]:
+        """The receiver's counters, once it is done."""
         return self.counters()
 
     def progress(self) -> tuple[str, dict[str, int]]:
@@ -256,6 +262,11 @@ class SenderEndpoint(Endpoint):
         counters = self.counters()
         return {**counters, "files": counters.get("acked_files", 0), "bytes": counters.get("acked_bytes", 0)}
 
+    @property
+    def receiver_stats(self) -> dict[str, int]:
+        """As DONE brought them."""
+        return self.peer_stats
+
     def waits_for_peer(self) -> bool:
         """For a window, or for a wish: all that is wanted is out."""
         counters = self.counters()
@@ -335,6 +346,10 @@ class ReceiverEndpoint(Endpoint):
     def _receiver(self) -> ReceiverEngine:
         return cast("ReceiverEngine", self._engine)
 
+    def hold(self) -> None:
+        """Count deletions, and make none; before the list is received."""
+        self._receiver.hold()
+
     def look(self, looks: Any) -> None:
         """Ask the sender to list these too, if there are any."""
         if len(looks):
@@ -367,6 +382,8 @@ class ReceiverEndpoint(Endpoint):
                 self._receiver.data_untrusted(payload)
             case peer.ListEnd():
                 self._receiver.list_end_untrusted(message.chunks, message.entries, message.hash)
+            case peer.Opened() if message.hold:
+                self.hold()
             case peer.Closed():
                 self.peer_stats, self.peer_profile = message
             case _:

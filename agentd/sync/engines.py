@@ -6,12 +6,17 @@ import os
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 from agentd import _core
+from agentd.sync.trash import batch
 from proto import limits
 
 if TYPE_CHECKING:
     from agentd.sync.endpoints import ReceiverEngine, SenderEngine
     from agentd.tree.known import CrateTree
     from proto.peer import Open
+
+
+DELETE_FEW = 100
+"""More deletions than these, and than half of what is there, are refused where nobody said how many may be."""
 
 
 class Tuning(NamedTuple):
@@ -166,6 +171,8 @@ class CrateEngines:
                 on_conflict=open.on_conflict,
                 confine=self._tuning.confine,
                 fsync=open.fsync,
+                delete_few=DELETE_FEW if open.max_delete is None else None,
+                trash=batch(open.session) if open.trash else None,
                 **knowing._asdict(),
             ),
         )

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from agentd.sync import roots
-from agentd.sync.common import Workshop, beside, close_now, greeted, refuse, temp_tag
+from agentd.sync.common import Workshop, beside, close_now, greeted, on_one_machine, refuse, temp_tag
 from agentd.sync.endpoints import Endpoint, ReceiverEndpoint, SenderEndpoint
 from agentd.sync.engines import Knowing
 from agentd.sync.memory import EVERYTHING, LOOK_MAX, Memory, remembering
 from agentd.sync.meter import Meter
+from agentd.sync.provenance import Provenance
 from agentd.sync.pump import Pump
 from agentd.sync.stripes import Stripes
 from agentd.sync.totals import Totals
@@ -93,7 +94,12 @@ class Initiator:
                 raise SyncError("overlap", f"{job.source} and {job.destination} are one or contain each other")
         writing: contextlib.AbstractAsyncContextManager[None] = contextlib.nullcontext()
         if not self._pushing:
-            writing = self._shop.writing(self._session, root, str(job.source), dry_run=job.options.dry_run)
+            if job.options.delete and not job.options.force:
+                roots.check_precious(root)
+            options = job.options
+            writing = self._shop.writing(
+                self._session, root, str(job.source), dry_run=options.dry_run, trash=options.trash
+            )
         async with writing:
             try:
                 stats, epochs = await self._epochs(route, root, path)
@@ -122,6 +128,7 @@ class Initiator:
                 if host is not None:
                     await self._abandoned.release(host, route)
                 stats = await one.run(opening, root, path, self._linger)
+                self._say(stats)
                 self._profile = one.profile
                 return self._totals.final(stats, epoch + 1), epoch + 1
             except ConnectionLost as e:
@@ -140,6 +147,14 @@ class Initiator:
             self._report(Notice(f"{lost.message}; going on"))
             await trio.sleep(PAUSES_S[fruitless] * random.uniform(0.5, 1.0))  # noqa: S311
         raise AssertionError("unreachable")
+
+    def _say(self, stats: dict[str, int]) -> None:
+        """What the counters tell that a person should know."""
+        if held := stats.get("held", 0):
+            source = self._job.source
+            self._report(Notice(f"{held} deletions held: {source} is another directory than when they were last made"))
+        if kept := stats.get("kept_dirs", 0):
+            self._report(Notice(f"{kept} directories that are gone at the source stay: excluded entries are in them"))
 
     def _opening(self, root: Root, epoch: int) -> Open:
         options = self._job.options
@@ -174,6 +189,7 @@ class Initiator:
             brief=self._job.scope is not None or self._job.hold,
             fsync=options.fsync,
             origin=origin(root.path),
+            trash=options.trash,
         )
 
 
@@ -211,6 +227,8 @@ class _Epoch:
         connection = await self._connect()
         if (rtt_s := self._route.rtt_s) is not None:
             opening = opening._replace(rtt_us=round(rtt_s * 1e6))
+        if root.inside is not None and on_one_machine(self._shop.identity(), greeted(connection)):
+            opening = opening._replace(inside=list(root.inside))
         kept = False
         try:
             async with self._remembering(connection, opening, root, path) as memory:
@@ -243,12 +261,15 @@ class _Epoch:
             failed=partial(roots.source_error if pushing else roots.destination_error, path),
         )
 
-    async def _send(self, memory: Memory, connection: Connection, opening: Open, _root: Root, path: bytes) -> Pump:
+    async def _send(self, memory: Memory, connection: Connection, opening: Open, root: Root, path: bytes) -> Pump:
         """Push: the list of what changed follows OPEN at once, as soon as that is known here."""
+        if opening.delete and opening.epoch:  # some time has passed
+            root = await self._shop.blocking(roots.identified, root)
+        source = Provenance(self._shop.journal, root, opening, greeted(connection).agent, initiating=True)
         engines, session = self._shop.engines, SenderSession(first_list_window=self._shop.tuning.first_list_window)
         meter = Meter() if opening.profile else None
         memory.hold = self._hold
-        opening = opening._replace(baselines=memory.offers(1))
+        opening = opening._replace(hold=source.held, baselines=[] if source.held else memory.offers(1))
         async with self._broken_off(connection):
             looks: Any | None = self._scope
             if opening.baselines or opening.scoped:  # the other end finds out what changed there, while we do here
@@ -270,7 +291,7 @@ class _Epoch:
                     sender.start()
                     endpoint = SenderEndpoint(session, sender, guarded=guarded, observe=self._observe, meter=meter)
                     del sender  # the endpoint alone refers to it
-                    return await self._run(Pump(connection, endpoint, wake), memory, connection, opening)
+                    return await self._run(Pump(connection, endpoint, wake), memory, connection, opening, source)
 
     async def _receive(self, memory: Memory, connection: Connection, opening: Open, root: Root, path: bytes) -> Pump:
         """Pull: the sender may know since when there is something to list."""
@@ -298,6 +319,8 @@ class _Epoch:
                     except OSError as e:
                         raise roots.destination_error(path, e) from None
                     endpoint = ReceiverEndpoint(session, receiver, observe=self._observe, meter=meter)
+                    if session.hold:
+                        endpoint.hold()
                     if looks is not None:
                         endpoint.look(looks)
                     if not offers:
@@ -329,7 +352,9 @@ class _Epoch:
         if isinstance(message, Cancel):
             raise SyncError("cancelled", "the other side cancelled it")
 
-    async def _run(self, pump: Pump, memory: Memory, connection: Connection, opening: Open) -> Pump:
+    async def _run(
+        self, pump: Pump, memory: Memory, connection: Connection, opening: Open, source: Provenance | None = None
+    ) -> Pump:
         """The session on its engine, which is closed then, however it ends."""
         endpoint, finished = pump.endpoint, False
         try:
@@ -338,6 +363,8 @@ class _Epoch:
             async with beside(self._watch, pump, opening):
                 await pump.run()
             finished = endpoint.finished
+            if finished and source is not None:
+                source.settle(endpoint.receiver_stats)
             return pump
         finally:
             self._refused = self._refused or pump.refused

@@ -159,7 +159,8 @@ class Memory:
         if self._sends and (pause.errno or deleting):
             if pause.errno:
                 raise self._failed(pause)
-            raise SyncError("source-empty", str(pause.args[1]), "--force says that it is meant")
+            said = self._failed(OSError(pause.args[1])).message
+            raise SyncError("source-empty", said, "--force says that it is meant")
         await self._forget(known)
 
     async def _forget(self, known: Known) -> None:
@@ -208,7 +209,8 @@ class Memory:
 
         In one visit to a thread, before the tree is let go of.
         """
-        commit = self._commitment() if finished else None
+        held = endpoint.receiver_stats.get("held")  # what was to go is there still: that is nothing to agree on
+        commit = self._commitment() if finished and not held else None
 
         def ends() -> None:
             endpoint.close()

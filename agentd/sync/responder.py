@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 import trio
 
 from agentd.sync import roots
-from agentd.sync.common import greeted, refuse, temp_tag
+from agentd.sync.common import greeted, on_one_machine, refuse, temp_tag
 from agentd.sync.endpoints import Endpoint, ReceiverEndpoint, SenderEndpoint
 from agentd.sync.engines import Knowing
 from agentd.sync.memory import EVERYTHING, LOOK_MAX, Memory, remembering
 from agentd.sync.meter import Meter
+from agentd.sync.provenance import Provenance
 from agentd.sync.pump import Pump
 from agentd.wake import Wake
 from agentd.wire import ConnectionLost
@@ -78,8 +79,18 @@ async def _receive(shop: Workshop, served: Served, opening: Open) -> bool:
     arrow = ">" if who.agent == shop.identity().agent else "<"
     holder = f"agent {who.agent.hex()[:8]} (session {opening.session.hex()[:8]})"
     failed = partial(roots.destination_error, path)
+    if opening.delete and not opening.force:
+        roots.check_precious(root)
     async with (
-        shop.writing(opening.session, root, holder, dry_run=opening.dry_run, peer=who.agent, scoped=opening.scoped),
+        shop.writing(
+            opening.session,
+            root,
+            holder,
+            dry_run=opening.dry_run,
+            trash=opening.trash,
+            peer=who.agent,
+            scoped=opening.scoped,
+        ),  # fmt: skip
         remembering(
             None if opening.reread else shop.trees,
             root,
@@ -113,6 +124,8 @@ async def _receive(shop: Workshop, served: Served, opening: Open) -> bool:
                 except OSError as e:
                     raise failed(e) from None
                 endpoint = ReceiverEndpoint(session, engine, final=served.totals.of_all_epochs, meter=meter)
+                if opening.hold:
+                    endpoint.hold()
                 if opening.baselines:
                     endpoint.look(EVERYTHING if looks is None else looks)
                 tuning = shop.tuning
@@ -131,6 +144,7 @@ async def _send(shop: Workshop, served: Served, opening: Open) -> bool:
     session.receive_untrusted(opening)
     meter = Meter() if opening.profile else None
     failed = partial(roots.source_error, path)
+    source = Provenance(shop.journal, root, opening, who.agent, initiating=False)
     async with remembering(
         None if opening.reread else shop.trees,
         root,
@@ -140,7 +154,7 @@ async def _send(shop: Workshop, served: Served, opening: Open) -> bool:
         initiating=False,
         failed=failed,
     ) as memory:
-        baseline = memory.common(opening.baselines)
+        baseline = None if source.held else memory.common(opening.baselines)
         looks = await memory.changes_of_sender(baseline)
         baseline = None if looks is None else baseline
         with Wake() as wake:
@@ -159,11 +173,19 @@ async def _send(shop: Workshop, served: Served, opening: Open) -> bool:
                 )
                 engine.start()
                 del engine  # the endpoint alone refers to it
-                opened = Opened(opening.session, opening.epoch, 0, 0, None, baseline)
-                return await _run(shop, served, endpoint, opened, wake, memory)
+                opened = Opened(opening.session, opening.epoch, 0, 0, None, baseline, source.held)
+                return await _run(shop, served, endpoint, opened, wake, memory, source)
 
 
-async def _run(shop: Workshop, served: Served, endpoint: Endpoint, opened: Opened, wake: Wake, memory: Memory) -> bool:
+async def _run(
+    shop: Workshop,
+    served: Served,
+    endpoint: Endpoint,
+    opened: Opened,
+    wake: Wake,
+    memory: Memory,
+    source: Provenance | None = None,
+) -> bool:
     finished = False
     try:
         endpoint.session.send(opened)
@@ -171,6 +193,8 @@ async def _run(shop: Workshop, served: Served, endpoint: Endpoint, opened: Opene
         served.pump = Pump(served.connection, endpoint, wake, farewell=_STOPPING)
         await served.pump.run()
         finished = endpoint.finished
+        if finished and source is not None:
+            source.settle(endpoint.receiver_stats)
         return served.pump.reusable
     finally:
         await memory.conclude(shop, endpoint, finished=finished)
@@ -179,9 +203,7 @@ async def _run(shop: Workshop, served: Served, endpoint: Endpoint, opened: Opene
 
 
 def _guard_overlap(shop: Workshop, connection: Connection, root: roots.Root, opening: Open) -> None:
-    """Inodes mean something between two agents of one running machine only."""
-    ours, theirs = shop.identity(), greeted(connection)
-    if ours.agent != theirs.agent and not (ours.machine and ours.machine == theirs.machine):
+    if not on_one_machine(shop.identity(), greeted(connection)):
         return
-    if roots.overlaps_untrusted(root, opening.ancestry):
+    if roots.overlaps_untrusted(root, opening.ancestry, opening.inside):
         raise SyncError("overlap", f"source and destination are one place or contain each other: {shown(root.path)}")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import stat
 from typing import NamedTuple
 
+from agentd import _core
 from proto.errors import SyncError
 from proto.job import shown
 
@@ -31,6 +33,8 @@ class Root(NamedTuple):
     """The components below ``chain[0]`` that do not exist."""
     inside: tuple[bytes, bytes] | None
     """(device number, path within that file system): one place seen through bind mounts has one of these."""
+    identity: bytes = b""
+    """Of a source that is a directory: what it is known by.  See ``_core.root_identity``."""
 
     @property
     def ancestry(self) -> list[list[int]]:
@@ -120,7 +124,26 @@ def source_root(path: bytes) -> Root:
         raise SyncError("source-type", f"source {shown(path)} is neither a directory nor a regular file")
     if not readable:
         raise source_error(path, PermissionError(errno.EACCES, ""))
-    return root
+    return identified(root)
+
+
+def identified(root: Root) -> Root:
+    """The same with the identity that its path has now.  Raises SyncError when it cannot be read."""
+    if root.kind != "directory":
+        return root
+    try:
+        return root._replace(identity=_core.root_identity(root.path))
+    except OSError as e:
+        raise source_error(root.path, e) from None
+
+
+def same(known: bytes, found: bytes) -> bool:
+    """Whether two identities are of one directory.
+
+    The ids of some file systems (XFS) are device numbers, which may change at boot: inode and time of birth to the
+    nanosecond do instead.
+    """
+    return known == found or (known[8:] == found[8:] and found[24:28] != bytes(4))
 
 
 def destination_root(path: bytes) -> Root:
@@ -135,6 +158,19 @@ def destination_root(path: bytes) -> Root:
         parent = os.path.dirname(root.path)
         raise SyncError("destination-missing", f"destination {shown(path)}: its parent {shown(parent)} does not exist")
     return root
+
+
+def check_precious(root: Root) -> None:
+    """Raise SyncError for a destination that ``--delete`` without ``--force`` is refused for: a home, or above one."""
+    home = _home()
+    if _below(root.path, home):
+        what = "holds whole file systems" if root.path == b"/" else "is a home" if root.path == home else "holds homes"
+        raise SyncError("destination-precious", f"destination {shown(root.path)} {what}: --delete would empty it")
+
+
+@functools.cache
+def _home() -> bytes:
+    return os.path.realpath(os.path.expanduser(b"~"))
 
 
 def source_error(path: bytes, error: OSError) -> SyncError:
@@ -164,8 +200,12 @@ def overlap(a: Root, b: Root) -> bool:
     return _contains(a, b) or _contains(b, a)
 
 
-def overlaps_untrusted(root: Root, ancestry: list[list[int]]) -> bool:
-    """The same for a root that another agent of this machine names by its ancestry."""
+def overlaps_untrusted(root: Root, ancestry: list[list[int]], inside: list[bytes]) -> bool:
+    """The same for a root that another agent of this machine names by its ancestry and its place (see Open)."""
+    if root.inside is not None and inside and root.inside[0] == inside[0]:
+        ours, theirs = root.inside[1], inside[1]
+        if _below(ours, theirs) or _below(theirs, ours):
+            return True
     chain = [tuple(pair) for pair in ancestry]
     if not chain:
         return False

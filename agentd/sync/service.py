@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from agentd.sync import roots
+from agentd.sync import trash as trashes
 from agentd.sync.abandoned import Abandoned
 from agentd.sync.common import Journal, Workshop, close_now, greeted, refuse
 from agentd.sync.engines import CrateEngines, Engines, Tuning
@@ -18,12 +19,13 @@ from agentd.sync.leases import SWEEP, Leases
 from agentd.sync.responder import Served, respond
 from agentd.sync.routes import HereRoute, LinkRoute, Links, Route
 from agentd.sync.totals import Totals
+from agentd.sync.trash import Expiry
 from agentd.wire import Connection, ConnectionLost
 from proto import limits, peer
 from proto.errors import ProtocolError, RemoteProtocolError, SyncError, broken
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from agentd.sync.memory import Trees
     from proto.hello import Hello
@@ -55,8 +57,9 @@ class Sessions:
     ) -> None:
         self._links = links
         tuning = tuning or Tuning()
+        threads = trio.CapacityLimiter(16)
         self._shop = Workshop(
-            identity, journal, tuning, engines or CrateEngines(tuning), Leases(), trio.CapacityLimiter(16), trees
+            identity, journal, tuning, engines or CrateEngines(tuning), Leases(), threads, Expiry(threads), trees
         )
         self._served: dict[Key, Served] = {}
         self._epochs: OrderedDict[Key, tuple[int, Totals]] = OrderedDict()
@@ -67,12 +70,24 @@ class Sessions:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Optional: where what a finished job leaves to do is done.  Without it, jobs end when that is done."""
         async with trio.open_nursery() as nursery:
-            self._nursery = nursery
+            self._nursery = self._shop.expiry.nursery = nursery
             task_status.started()
             try:
                 await trio.sleep_forever()
             finally:
-                self._nursery = None
+                self._nursery = self._shop.expiry.nursery = None
+
+    async def trash(self, path: bytes) -> list[tuple[bytes, bytes, int, bool]]:
+        """What is in the trash of the root at ``path``: see ``_core.trash_list``.  Raises SyncError."""
+        return await trashes.listed(self._shop, path)
+
+    async def restore(self, path: bytes, paths: Sequence[bytes], batch: bytes) -> trashes.Put:
+        """Put some of it back, but over nothing.  Raises SyncError."""
+        return await trashes.restored(self._shop, path, paths, batch)
+
+    async def empty_trash(self, path: bytes) -> trashes.Put:
+        """Remove all of it.  Raises SyncError."""
+        return await trashes.emptied(self._shop, path)
 
     async def run_job(self, job: Job, environ: Mapping[str, str], report: Callable[[JobEvent], None]) -> Outcome:
         """Sync once.  Raises SyncError; when cancelled, the session is cancelled at both ends."""

@@ -161,9 +161,11 @@ class Watcher:
         self._git = GitWork(self._root)
         self._place: tuple[int, int] | None = None
         self._seen = 0
+        self._replaced = False
         self._changed_at = self._looked_at = self._look_s = 0.0
         self._retry_at = float("inf")
         self._retry_s = PROBLEMS_RETRY_S
+        self._held = 0
         self._hurry = trio.Event()
         self._resumed = trio.Event()
         self._scope = trio.CancelScope()
@@ -182,6 +184,11 @@ class Watcher:
         self._resumed.set()
         self._hurry.set()
         self._waiting.cancel()
+
+    def catch_up(self) -> None:
+        """A job that somebody asked for brought the pair up to date: what stood in the way does so no more."""
+        if self.condition.state in ("paused", "problems"):
+            self.resume()
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -247,6 +254,7 @@ class Watcher:
 
     def _done(self, outcome: Outcome, problems: list[tuple[bytes, str, int]], *, first: bool) -> None:
         count = outcome.problem_count
+        self._held = outcome.stats.get("held", 0)
         self._retry_at = trio.current_time() + self._retry_s if count else float("inf")
         self._retry_s = min(2 * self._retry_s, PROBLEMS_RETRY_MAX_S) if count else PROBLEMS_RETRY_S
         self.condition = self.condition._replace(problem_count=count, synced_ms=time.time_ns() // 1_000_000)
@@ -261,7 +269,10 @@ class Watcher:
     def _rest(self) -> None:
         """Nothing is to be done."""
         count = self.condition.problem_count
-        if count:
+        if self._held:
+            held = f"{self._held} deletion{'s' * (self._held > 1)} held: the source is another directory than before"
+            self._enter("problems", f"{held}; 'syncctl sync --force {self.pair.name}' makes them", code="root-changed")
+        elif count:
             self._enter("problems", f"{count} path{'s' * (count > 1)} did not make it")
         else:
             self._enter("up-to-date")
@@ -324,6 +335,7 @@ class Watcher:
     def _is_elsewhere(self, _: CrateTree) -> bool:
         """Whether the root is not the directory that it was when this was asked before."""
         before, self._place = self._place, _place(self._root)
+        self._replaced |= before != self._place
         return before != self._place
 
     async def _look(self, tree: Tree) -> Look:
@@ -341,7 +353,11 @@ class Watcher:
         """What the tree knows now, in a thread that is abandoned when nobody waits for it."""
         tick = crate.tick()
         found = None
-        if tick != self._seen:
+        self._is_elsewhere(crate)
+        if self._replaced:  # what is known begins anew, and with it the ticks
+            found = Found(None, gone=False)
+            self._mark(crate)
+        elif tick != self._seen:
             payload = crate.changes(self._seen, LOOKS_MAX)
             looks = [] if payload is None else unpack_looks(payload)
             self._git.touch(looks)
@@ -357,6 +373,7 @@ class Watcher:
     def _mark(self, crate: CrateTree) -> None:
         """What is found from now on is new."""
         self._seen = crate.tick()
+        self._replaced = False
 
     def _enter(self, state: str, why: str | None = None, code: str | None = None) -> None:
         self.condition = self.condition._replace(state=state, why=why)

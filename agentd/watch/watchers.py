@@ -93,6 +93,12 @@ class Watchers:
         self._paused.discard(name)
         watcher.resume()
 
+    def catch_up(self, name: str) -> None:
+        """A job that somebody asked for brought this pair up to date: it goes on, unless it was paused by hand."""
+        found = self._running.get(name)
+        if found is not None and name not in self._paused:
+            found[0].catch_up()
+
     def to_flush(self, names: list[str]) -> tuple[list[Pair], list[SyncError]]:
         """The watched pairs of these names, or all; and what to say of those that are paused.  Raises SyncError."""
         pairs, refused = [], []

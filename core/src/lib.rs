@@ -27,6 +27,7 @@ pub mod sender;
 pub mod signature;
 pub mod temp;
 mod tools;
+mod trash;
 pub mod tree;
 pub mod wake;
 pub mod walk;
@@ -63,6 +64,10 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(tools::excluded, module)?)?;
     module.add_function(wrap_pyfunction!(tools::hash_file, module)?)?;
     module.add_function(wrap_pyfunction!(tools::landlock_abi, module)?)?;
+    module.add_function(wrap_pyfunction!(tools::root_identity, module)?)?;
+    module.add_function(wrap_pyfunction!(trash::trash_list, module)?)?;
+    module.add_function(wrap_pyfunction!(trash::trash_restore, module)?)?;
+    module.add_function(wrap_pyfunction!(trash::trash_empty, module)?)?;
     module.add_class::<sender::Sender>()?;
     module.add_class::<tree::PyTree>()?;
     module.add_function(wrap_pyfunction!(selftest::selftest, module)?)?;

@@ -6,7 +6,8 @@
 //! .NAME.TTTTTTTTRRRRRRRR.new~       a directory that is filled before it gets its name
 //! ```
 //!
-//! T is the agent's tag, R is random. NAME is cut so that the whole stays within 255 bytes. No agent lists such names.
+//! T is the agent's tag, R is random. NAME is cut so that the whole stays within 255 bytes. No agent lists such names, nor
+//! `.syncctl-trash`, which holds what was deleted.
 
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -120,6 +121,14 @@ impl Namer {
 /// The part of `name` that its temporary names keep.
 pub fn stem(name: &[u8]) -> &[u8] {
     &name[..name.len().min(COMPONENT_MAX - HEX - ASIDE.len() - 2)]
+}
+
+/// Where a destination keeps what syncs deleted or overwrote: see `crate::trash`.
+pub const TRASH: &[u8] = b".syncctl-trash";
+
+/// Whether `name` is an agent's, and none of the user's: it is neither listed nor deleted, in whatever directory it is.
+pub fn is_private(name: &[u8]) -> bool {
+    name.first() == Some(&b'.') && (name == TRASH || parse(name).is_some())
 }
 
 /// Whether `name` is any agent's; (kind, stem, tag).

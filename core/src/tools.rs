@@ -8,10 +8,11 @@ use pyo3::prelude::*;
 use crate::beneath::{self, Given, Root, join};
 use crate::filter::{Filter, FilterError};
 use crate::list::DIRECTORY;
-use crate::temp::{self, Kind, Namer};
+use crate::temp::{self, Kind, Namer, TRASH};
+use crate::tree::root::Identity;
 
 /// Code names in the order of docs/protocol.md, PROBLEMS.
-const PROBLEMS: [&str; 12] = [
+const PROBLEMS: [&str; 13] = [
     "vanished",
     "changed",
     "unreadable",
@@ -24,6 +25,7 @@ const PROBLEMS: [&str; 12] = [
     "name",
     "special",
     "changed-here",
+    "held",
 ];
 
 /// PROBLEMS as (path, code, errno).
@@ -62,6 +64,15 @@ pub fn excluded(py: Python<'_>, filters: Vec<Vec<u8>>, path: Vec<u8>, directory:
 #[pyfunction]
 pub fn landlock_abi(py: Python<'_>) -> u32 {
     py.detach(crate::landlock::abi)
+}
+
+/// What the directory at `path` is known by as long as it is the same one: file system, inode and time of birth.
+#[pyfunction]
+pub fn root_identity(py: Python<'_>, path: Vec<u8>) -> PyResult<Vec<u8>> {
+    Ok(py
+        .detach(|| Root::open(&path).and_then(|root| Identity::of(&root)))?
+        .to_bytes()
+        .to_vec())
 }
 
 /// BLAKE3 of a regular file.
@@ -113,21 +124,21 @@ fn sweep_directory(
     let mut names = Vec::new();
     beneath::each_name(&dir, |name| names.push(name.to_vec()))?;
     let mut swept = 0;
-    for name in names {
-        let Ok(meta) = beneath::stat_at(&dir, &name) else {
+    for name in names.iter().filter(|name| *name != TRASH) {
+        let Ok(meta) = beneath::stat_at(&dir, name) else {
             continue;
         };
         let done = match namer
-            .own_in(&dir, &name)
+            .own_in(&dir, name)
             .filter(|(_, stem)| only.is_none_or(|only| only == *stem))
         {
             Some((Kind::Temp, _)) if meta.size >= partial_min => continue,
-            Some((Kind::Temp, _)) => beneath::unlink_at(&dir, &name),
-            Some((Kind::Fresh, _)) => beneath::remove_flat_at(&dir, &name),
-            Some((Kind::Aside, stem)) => beneath::rename_new_at(&dir, &name, stem),
+            Some((Kind::Temp, _)) => beneath::unlink_at(&dir, name),
+            Some((Kind::Fresh, _)) => beneath::remove_flat_at(&dir, name),
+            Some((Kind::Aside, stem)) => beneath::rename_new_at(&dir, name, stem),
             None => {
                 if meta.kind == DIRECTORY && only.is_none() {
-                    waiting.push(join(path, &name));
+                    waiting.push(join(path, name));
                 }
                 continue;
             }

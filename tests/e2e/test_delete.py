@@ -119,5 +119,5 @@ def test_a_whole_tree_goes(hosts: Hosts, place: Path) -> None:
     with TreeBuilder(destination) as there:
         there.populate().awkward()
     hosts.account.owns(destination)
-    push(hosts, source, destination, "--delete")
+    push(hosts, source, destination, "--delete", "--force")
     assert_same(source, destination)

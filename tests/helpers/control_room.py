@@ -13,7 +13,7 @@ from agentd.config import ConfigFile
 from agentd.control.server import ControlServer
 from agentd.watch.watchers import Watchers
 from proto import limits
-from proto.control import CONTROL_REPLIES
+from proto.control import CONTROL_REPLIES, Trashed
 from proto.errors import SyncError
 from proto.frame import FrameReader, encode_frame
 from proto.hello import Hello
@@ -22,7 +22,7 @@ from proto.schema import from_head_untrusted, registry, to_head
 from tests.helpers.fake_trees import FakeTrees
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
     from pathlib import Path
 
     from proto.job import Job, JobEvent
@@ -54,6 +54,15 @@ class FakeSessions:
         self.cancelled = trio.Event()
         self.go = trio.Event()
         self.report: Callable[[JobEvent], None] | None = None
+
+    async def trash(self, _path: bytes) -> list[tuple[bytes, bytes, int, bool]]:
+        return []
+
+    async def restore(self, _path: bytes, paths: Sequence[bytes], _batch: bytes) -> Trashed:
+        return Trashed(0, len(paths))
+
+    async def empty_trash(self, _path: bytes) -> Trashed:
+        return Trashed(0, 0)
 
     async def run_job(self, job: Job, environ: Mapping[str, str], report: Callable[[JobEvent], None]) -> Outcome:
         self.jobs.append(job)
@@ -165,6 +174,7 @@ class Room:
             config=config,
             watchers=self.watchers,
             stop=self.stopped.set,
+            trashes=self.sessions,
             sockets=["/run/x"],
         )
 

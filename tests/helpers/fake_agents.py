@@ -93,6 +93,7 @@ class FakeJournal:
     def __init__(self) -> None:
         self.open: dict[bytes, bytes] = {}
         self.begun = 0
+        self.sources: dict[bytes, bytes] = {}
 
     def begin(self, session: bytes, root: bytes) -> None:
         self.open[session] = root
@@ -103,6 +104,12 @@ class FakeJournal:
 
     def unfinished(self) -> list[tuple[bytes, bytes]]:
         return list(self.open.items())
+
+    def source(self, key: bytes) -> bytes | None:
+        return self.sources.get(key)
+
+    def remember_source(self, key: bytes, identity: bytes) -> None:
+        self.sources[key] = identity
 
 
 class FakeLink:

@@ -299,6 +299,9 @@ class FakeReceiver(_Fake):
         self.count["list_done"] = int(not self._ends_due)
         self.wake()
 
+    def hold(self) -> None:
+        self.alive()
+
     def data_untrusted(self, payload: Any) -> None:
         self.alive()
         self.count["data_bytes"] += len(payload)

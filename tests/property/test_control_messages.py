@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from proto import control
 from proto.control import CONTROL_REPLIES, CONTROL_REQUESTS, pack_problems, unpack_problems_untrusted
 from proto.control_state import WATCH_STATES
+from proto.control_trash import TRASH_ACTIONS
 from proto.errors import RemoteProtocolError
 from proto.hello import Hello
-from proto.job import COMPRESS, ENVIRONMENT, ON_CONFLICT
+from proto.job import COMPRESS, ENVIRONMENT, FSYNC, ON_CONFLICT
 from proto.jsonl import dump_line, load_line_untrusted, split_items, to_json
 from proto.schema import from_head_untrusted, registry, to_head
 from proto.strict import loads_untrusted
@@ -29,6 +30,8 @@ _JOB: dict[str, Any] = {
     "env": st.dictionaries(st.sampled_from(ENVIRONMENT), _TEXT),
     **dict.fromkeys(("delete", "checksum", "dry_run", "itemize", "owner", "group", "force", "detach"), st.booleans()),
     "max_delete": st.none() | _U64,
+    "trash": st.none() | _IDS,
+    "fsync": st.none() | st.sampled_from(FSYNC),
     "timeout_ms": st.none() | st.integers(1, 2**32 - 1),
     "excludes": st.lists(_PATHS, max_size=3),
     "compress": st.none() | st.sampled_from(COMPRESS),
@@ -48,6 +51,10 @@ _REQUESTS = st.one_of(
         st.lists(_TEXT, max_size=3),
         st.booleans(),
         st.sampled_from(ON_CONFLICT),
+        st.sampled_from(["", "30d"]),
+    ),
+    st.builds(
+        control.Trash, _IDS, st.sampled_from(TRASH_ACTIONS), _PATHS, st.lists(_PATHS, max_size=3), _TEXT, _JOB["env"]
     ),
     st.builds(control.Flush, _IDS, st.lists(_TEXT, max_size=3), _JOB["env"], _JOB["timeout_ms"]),
     st.builds(control.Watch, _IDS, _TEXT, _JOB["env"], st.none() | _U64),

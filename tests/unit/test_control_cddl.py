@@ -37,6 +37,9 @@ from proto.control import (
     Status,
     Stop,
     Sync,
+    Trash,
+    Trashed,
+    TrashEntry,
     Watch,
 )
 from proto.errors import RemoteProtocolError
@@ -50,13 +53,15 @@ if TYPE_CHECKING:
 ENV = dict.fromkeys(ENVIRONMENT, "x")
 FLAGS = (True,) * 9
 REQUESTS: list[Any] = [
-    Run(0, b"/a", b"box:\xff"), Run((1 << 32) - 1, b"/a", b"b", ENV, *FLAGS, 7, [b"*.o"], 1, True),
-    Sync(1), Sync(1, [b"site", b"/x"], ENV, *FLAGS, 0, [b"a"], 5000, True, None, True, True), Flush(1),
+    Run(0, b"/a", b"box:\xff"), Run((1 << 32) - 1, b"/a", b"b", ENV, *FLAGS, 7, [b"*.o"], 1, True, "auto", "never", 9),
+    Sync(1), Sync(1, [b"site", b"/x"], ENV, *FLAGS, 0, [b"a"], 5000, True, None, True, True, "never", 0),
+    Flush(1),
     Flush(1, ["site"], ENV, 5000), Watch(1, "site"), Watch(1, "site", ENV, 7), Pause(1, "site"), Resume(1, "site"),
     Cancel(1, 2), Status(1), ListPairs(1),
-    AddPair(1, "a", "/a", "b:c"), AddPair(1, "a", "/a", "b:c", True, ["x"], True, "stop"), RemovePair(1, "a"),
+    AddPair(1, "a", "/a", "b:c"), AddPair(1, "a", "/a", "b:c", True, ["x"], True, "stop", "30d"),
+    RemovePair(1, "a"),
     Events(1),
-    Events(1, 7), Stop(1),
+    Events(1, 7), Stop(1), Trash(1, "list", b"a"), Trash(1, "restore", b"/a", [b"x\xff"], "b", ENV),
 ]  # fmt: skip
 ANSWERS: list[Any] = [
     Accepted(1, 2, b"/a", b"b:c"), Accepted(1, 2, b"/a", b"b:c", "site", 3), Progress(1, 2, "listing", {"listed": 1}),
@@ -70,6 +75,7 @@ ANSWERS: list[Any] = [
     JobInfo(1, 2, "running", b"/a", b"b", 3, "", {}, 0, False),
     JobInfo(1, 2, "failed", b"/a", b"b", 3, "x", {"a": 1}, 4, True, "site", "text"), Event(1, 2, 3, "link", "up"),
     Event(1, 2, 3, "job-done", "x", 4, "site", "box", "code", {"files": 1}), Heartbeat(1, 2),
+    TrashEntry(1, "b", b"x", 2, False), Trashed(1, 2), Trashed(1, 2, [b"x"], [b"y"]),
 ]  # fmt: skip
 _SHARED = {"cancel", "progress", "items", "problems", "error"}
 """Tags that the page's peer messages have too, or might."""

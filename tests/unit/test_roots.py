@@ -61,11 +61,11 @@ def test_overlap(top: bytes, one: bytes, other: bytes, expected: bool) -> None:
     assert overlap(first, second) is overlap(second, first) is expected
     if second.kind != "missing" or first.kind != "missing":
         for near, far in ((first, second), (second, first)):
-            assert overlaps_untrusted(near, far.ancestry) is expected
+            assert overlaps_untrusted(near, far.ancestry, []) is expected
 
 
 def test_an_ancestry_that_says_nothing(top: bytes) -> None:
-    assert not overlaps_untrusted(locate(top), [])
+    assert not overlaps_untrusted(locate(top), [], [])
 
 
 def test_a_root_that_came_into_being_is_still_the_same(top: bytes) -> None:

@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
-use super::finish::remove;
+use super::finish::{put_away, remove};
 use super::outbox::add;
 use super::state::Pending;
 use super::survey::survey;
@@ -36,9 +36,15 @@ fn remove_aside(shared: &Shared, aside: &Aside) -> io::Result<()> {
     let fd = shared.handles()?.dir(&aside.dir)?;
     // Filters know it, and what is in it, by where it stood.
     let inside = survey(shared, &*fd, &aside.aside, &stood)?;
+    let trash = shared.trash.as_ref().filter(|_| !inside.protected);
+    if let Some(trash) = trash {
+        put_away(shared, trash, &stands, &stood)?;
+    }
     for (path, directory) in inside.entries.iter().rev() {
         let below = &path[stood.len()..];
-        remove(shared, &[&stands, below].concat(), *directory)?;
+        if trash.is_none() {
+            remove(shared, &[&stands, below].concat(), path, *directory)?;
+        }
         add(&shared.counters.deleted, 1);
         if shared.options.itemize && !below.is_empty() {
             shared.out.item(&itemize::deleting(path, *directory));

@@ -40,7 +40,7 @@ impl Shared {
     pub fn commit(&self, fd: &OwnedFd, dir: &[u8], temp: &[u8], name: &[u8], place: Place) -> io::Result<()> {
         match self.place_now(fd, name, place)? {
             Place::Absent => beneath::rename_new_at(fd, temp, name),
-            Place::File(_) => beneath::rename_at(fd, temp, name),
+            Place::File(_) => self.overwrite(fd, dir, temp, name),
             Place::Directory => {
                 let aside = self.namer.name(Kind::Aside, name);
                 if beneath::exchange_at(fd, temp, name, &aside)? {
@@ -49,7 +49,7 @@ impl Shared {
                 if let Ok(handles) = self.handles() {
                     handles.forget(&join(dir, name));
                 }
-                if !self.options.delete {
+                if !self.deletes() {
                     // It was empty when it was compared. If it is not any more, it comes back.
                     return beneath::rmdir_at(fd, &aside).inspect_err(|_| {
                         let _ = beneath::rename_new_at(fd, name, temp)
@@ -63,6 +63,26 @@ impl Shared {
             Place::Kept => conflict::keep_both(fd, temp, name),
             Place::Nowhere => Err(io::ErrorKind::NotFound.into()),
         }
+    }
+
+    /// One rename. With a trash, what is there has a second name in it before, so that it never has none.
+    fn overwrite(&self, fd: &OwnedFd, dir: &[u8], temp: &[u8], name: &[u8]) -> io::Result<()> {
+        let Some(trash) = &self.trash else {
+            return beneath::rename_at(fd, temp, name);
+        };
+        let path = join(dir, name);
+        if trash.link(self, fd, name, &path)? {
+            return beneath::rename_at(fd, temp, name);
+        }
+        let aside = self.namer.name(Kind::Aside, name);
+        let swapped = beneath::exchange_at(fd, temp, name, &aside)?;
+        let old = if swapped { temp } else { &aside };
+        trash.take(self, fd, old, &path).inspect_err(|_| {
+            let _ = match swapped {
+                true => beneath::exchange_at(fd, temp, name, &aside).map(drop),
+                false => beneath::rename_at(fd, name, temp).and_then(|()| beneath::rename_at(fd, &aside, name)),
+            };
+        })
     }
 }
 

@@ -9,7 +9,7 @@ use super::compare::Generator;
 use super::dirs::{Dir, Here};
 use super::problem;
 use crate::beneath::{self, lock, split};
-use crate::temp::{self, Kind};
+use crate::temp::{self, Kind, TRASH};
 
 impl Generator<'_> {
     /// Reads the names of an existing directory.
@@ -18,7 +18,9 @@ impl Generator<'_> {
             let fd = self.reach(dir)?;
             dir.unlisted.clear();
             beneath::each_name(&fd, |name| {
-                dir.unlisted.insert(name.into());
+                if name != TRASH {
+                    dir.unlisted.insert(name.into());
+                }
             })?;
             self.our_names(dir, &fd);
             Ok(())

@@ -107,7 +107,7 @@ impl Generator<'_> {
             // No sender lists these. An entry that a filter protects here is not the peer's to write either.
             let filter = &shared.options.filter;
             let excluded = !filter.is_empty() && filter.excludes(&at.path, entry.kind == DIRECTORY);
-            if excluded || temp::parse(entry.name).is_some() {
+            if excluded || temp::is_private(entry.name) {
                 return self.violation("an entry that was to be left out");
             }
         }
@@ -192,7 +192,12 @@ impl Generator<'_> {
                             Here::Blocked
                         }
                     },
-                    _ => Here::Absent,
+                    _ => {
+                        let replaced = u64::from(meta.is_some() && verdict == Verdict::Go);
+                        add(&shared.counters.deleted, replaced);
+                        shared.replaced.fetch_add(replaced, Ordering::Release);
+                        Here::Absent
+                    }
                 };
                 let due = dirs.find(&at.path).is_some_and(|n| dirs.list[n as usize].due);
                 dirs.touch(at.dir);
@@ -398,13 +403,13 @@ impl Generator<'_> {
         let shared = self.shared;
         let inside = survey(shared, fd, name, &at.path)?;
         let empty = inside.entries.len() == 1;
-        if inside.protected || !(empty || shared.options.delete) || !self.may_go(at, &inside.entries) {
+        if inside.protected || !(empty || shared.deletes()) || !self.may_go(at, &inside.entries) {
             return Err(io::Error::from_raw_os_error(libc::ENOTEMPTY));
         }
         shared
             .replaced
             .fetch_add(inside.entries.len() as u64, Ordering::Release);
-        if shared.options.dry_run {
+        if shared.options.dry_run && shared.deletes() {
             add(&shared.counters.deleted, inside.entries.len() as u64);
             for (path, directory) in &inside.entries[1..] {
                 if shared.options.itemize {

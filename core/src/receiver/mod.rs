@@ -36,6 +36,7 @@ mod state;
 mod survey;
 mod symlinks;
 mod threads;
+mod trash;
 mod whole;
 
 #[cfg(any(test, feature = "fuzz"))]
@@ -66,6 +67,7 @@ use named::Taken;
 use outbox::{Counters, Outbox};
 use queue::Queue;
 use state::Pending;
+use trash::Trash;
 
 /// What Python chose for one session.
 pub struct Options {
@@ -79,6 +81,8 @@ pub struct Options {
     pub itemize: bool,
     pub force: bool,
     pub max_delete: Option<u64>,
+    /// More deletions than these, and than half of what is there, need `force`.
+    pub delete_few: Option<u64>,
     pub arrow: u8,
     pub delta_min: u64,
     pub partial_min: u64,
@@ -109,7 +113,8 @@ pub mod problem {
     pub const METADATA: u8 = 9;
     pub const NAME: u8 = 10;
     pub const CHANGED_HERE: u8 = 12;
-    pub const MAX: u8 = 12;
+    pub const HELD: u8 = 13;
+    pub const MAX: u8 = 13;
 }
 
 /// The destination before the session.
@@ -164,6 +169,12 @@ pub struct Shared {
     pub moved: Mutex<HashSet<Vec<u8>>>,
     /// Entries in directories that make room for something else, or of old names: deletions, too.
     pub replaced: AtomicU64,
+    /// Those among them that are here still, under another name; in a dry run, that would be.
+    pub renamed: AtomicU64,
+    /// Nothing is deleted: what would be is counted.
+    pub held: AtomicBool,
+    /// Where what is deleted or overwritten goes.
+    pub trash: Option<Trash>,
     pub failure: Mutex<Option<Failure>>,
     pub stop: AtomicBool,
     /// The destination is full: what still comes is dropped, deletions run, then the session fails.
@@ -236,6 +247,11 @@ impl Shared {
             Err(e) if !self.privileged && e.raw_os_error() == Some(libc::EPERM) => Ok(()),
             other => other,
         }
+    }
+
+    /// Whether what the source does not have goes.
+    pub fn deletes(&self) -> bool {
+        self.options.delete && !self.held.load(Ordering::Acquire)
     }
 
     /// Whether two times are the same as far as the destination can tell.

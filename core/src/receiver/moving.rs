@@ -46,7 +46,7 @@ impl Shared {
         for component in path.split(|&b| b == b'/') {
             end += usize::from(end > 0) + component.len();
             let directory = end < path.len() || entry.kind == DIRECTORY;
-            if self.options.filter.excludes(&path[..end], directory) || temp::parse(component).is_some() {
+            if self.options.filter.excludes(&path[..end], directory) || temp::is_private(component) {
                 return None;
             }
         }
@@ -85,9 +85,7 @@ impl Generator<'_> {
         let shared = self.shared;
         let options = &shared.options;
         let listing = !at.named || entry.size == 1;
-        let fd = at
-            .fd
-            .filter(|_| at.meta.is_none() && listing && options.delete && !options.dry_run)?;
+        let fd = at.fd.filter(|_| at.meta.is_none() && listing && shared.deletes())?;
         let origin = shared.origin(entry)?;
         // What is listed at its old place is not gone.
         if dirs.find(origin.path).is_some() {
@@ -98,7 +96,14 @@ impl Generator<'_> {
         if inside.protected || inside.entries.iter().any(theirs) || !shared.may_delete(inside.entries.len() as u64) {
             return None;
         }
-        shared.rename(&origin, fd, entry.name).ok()?;
+        let count = inside.entries.len() as u64;
+        if !options.dry_run {
+            shared.rename(&origin, fd, entry.name).ok()?;
+        }
+        shared.renamed.fetch_add(count, Ordering::Release);
+        if options.dry_run {
+            return None;
+        }
         if let Ok(handles) = shared.handles() {
             handles.forget(origin.path);
         }
@@ -116,7 +121,7 @@ impl Generator<'_> {
     /// Puts the file that is to be at `at`, where nothing is, there without asking for it. False: it has to be asked for.
     pub(super) fn move_file(&self, dirs: &Dirs, entry: &Entry<'_>, at: &At<'_>) -> bool {
         let shared = self.shared;
-        let Some(fd) = at.fd.filter(|_| at.meta.is_none() && !shared.options.dry_run) else {
+        let Some(fd) = at.fd.filter(|_| at.meta.is_none()) else {
             return false;
         };
         let Some(origin) = shared.origin(entry).filter(|o| self.is_file(entry, at, o)) else {
@@ -124,11 +129,18 @@ impl Generator<'_> {
         };
         let differs = self.attributes(entry, &origin.meta);
         let alone = origin.meta.links == 1 && shared.may_delete(1);
-        let renamed = shared.options.delete && alone && {
+        if shared.options.dry_run {
+            shared
+                .renamed
+                .fetch_add(u64::from(shared.deletes() && alone), Ordering::Release);
+            return false;
+        }
+        let renamed = shared.deletes() && alone && {
             let set = self.set_attributes(&origin.fd, origin.name, entry, differs);
             set.and_then(|()| shared.rename(&origin, fd, entry.name)).is_ok()
         };
         if renamed {
+            shared.renamed.fetch_add(1, Ordering::Release);
             self.moved(dirs, &origin, at, &[(origin.path.to_vec(), false)]);
         } else if self.copy(&origin, fd, entry).is_ok() {
             dirs.touch(at.dir);

@@ -46,6 +46,8 @@ counters!(
     meta,
     deleted,
     moved,
+    held,
+    kept_dirs,
     problems,
     skipped,
     conflicts,

@@ -13,6 +13,7 @@ use super::conflict::OnConflict;
 use super::durable::{Durable, Fsync};
 use super::outbox::{Counters, Outbox};
 use super::queue::{Input, Queue};
+use super::trash::Trash;
 use super::{Before, Options, Shared, apply};
 use crate::beneath::{self, Given, Root, lock};
 use crate::buffer::{self, Buffer};
@@ -40,7 +41,7 @@ impl Receiver {
     #[pyo3(signature = (
         root, *, filters, delete, hashes, owner, group, hard_links, dry_run, itemize, force, max_delete, arrow, threads,
         delta_min, partial_min, list_window, data_window, temp_tag, wake_fd, profile = false, tree = None, since = None, partial = false,
-        skip_first = false, on_conflict = "overwrite", confine = true, fsync = "never"
+        skip_first = false, on_conflict = "overwrite", confine = true, fsync = "never", delete_few = None, trash = None
     ))]
     #[allow(
         clippy::too_many_arguments,
@@ -75,6 +76,8 @@ impl Receiver {
         on_conflict: &str,
         confine: bool,
         fsync: &str,
+        delete_few: Option<u64>,
+        trash: Option<Vec<u8>>,
     ) -> PyResult<Self> {
         let filter = Filter::new(&filters).map_err(|e| PyValueError::new_err(e.message()))?;
         let arrow = *arrow.as_bytes().first().ok_or_else(|| PyValueError::new_err("arrow"))?;
@@ -90,6 +93,7 @@ impl Receiver {
             itemize,
             force,
             max_delete,
+            delete_few,
             arrow,
             delta_min,
             partial_min,
@@ -100,6 +104,9 @@ impl Receiver {
             since,
             confine,
         };
+        if trash.as_ref().is_some_and(|batch| !crate::trash::is_batch(batch)) {
+            return Err(PyValueError::new_err("trash"));
+        }
         let tree = tree.and_then(|tree| tree.tree().ok()); // a closed one is none
         let threads = threads.clamp(1, THREADS_MAX);
         let out = Outbox::new(Wake::new(wake_fd), list_window, data_window);
@@ -140,6 +147,9 @@ impl Receiver {
                 asides: Mutex::default(),
                 moved: Mutex::default(),
                 replaced: AtomicU64::new(0),
+                renamed: AtomicU64::new(0),
+                held: AtomicBool::new(false),
+                trash: trash.map(Trash::new),
                 failure: Mutex::new(None),
                 stop: AtomicBool::new(false),
                 full: AtomicBool::new(false),
@@ -164,6 +174,10 @@ impl Receiver {
             (Before::Directory(..), true) => "empty",
             _ => "directory",
         }
+    }
+
+    fn hold(&self) {
+        self.shared.held.store(true, Ordering::Release);
     }
 
     fn list_untrusted(&self, py: Python<'_>, n: u32, payload: &mut Buffer) -> PyResult<()> {
@@ -267,7 +281,7 @@ fn look(root: &[u8], partial: bool) -> io::Result<Before> {
             if empty {
                 // A handle of its own: reading a directory moves the handle's position.
                 let names = beneath::open_dir_at(dir.fd(), b".")?;
-                beneath::each_name(&names, |_| empty = false)?;
+                beneath::each_name(&names, |name| empty &= name == temp::TRASH)?;
             }
             Before::Directory(dir, empty)
         }

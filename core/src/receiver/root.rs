@@ -7,6 +7,7 @@ use super::compare::{Generator, Step, Stop};
 use super::threads::UNCONFINED;
 use crate::beneath::{self, Handles, Root};
 use crate::list::{self, Chunk, DIRECTORY, REGULAR};
+use crate::temp::TRASH;
 use crate::tree::root::granule;
 
 impl Generator<'_> {
@@ -39,6 +40,14 @@ impl Generator<'_> {
                     return Err(Stop);
                 }
                 if !shared.enter() {
+                    return Err(Stop);
+                }
+                if let (Some(trash), Some(handles)) = (&shared.trash, &handles)
+                    && let Err(e) = trash.check(shared, handles.root())
+                {
+                    let path = beneath::join(&shared.root_path, TRASH);
+                    let errno = e.raw_os_error().unwrap_or(0);
+                    shared.fail("destination-unwritable", &path, errno, "opening");
                     return Err(Stop);
                 }
                 let _ = shared.granule.set(handles.as_ref().map_or(1, |h| granule(h.root())));

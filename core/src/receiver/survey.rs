@@ -7,6 +7,7 @@ use std::os::fd::AsFd;
 use super::Shared;
 use crate::beneath::{self, Root, join, split};
 use crate::list::DIRECTORY;
+use crate::temp::TRASH;
 
 /// What removing one entry would remove, parents before children.
 pub struct Survey {
@@ -14,6 +15,8 @@ pub struct Survey {
     pub entries: Vec<(Vec<u8>, bool)>,
     /// Something in it is protected by a filter: that, and the directories it is in, are not among `entries`.
     pub protected: bool,
+    /// Directories that stay for that.
+    pub kept: u64,
 }
 
 /// Lists `name` in `dir` (whose path below the root is `path`) with everything below it. Iterative: depth is bounded
@@ -24,8 +27,9 @@ pub fn survey(shared: &Shared, dir: impl AsFd, name: &[u8], path: &[u8]) -> io::
     let mut survey = Survey {
         entries: Vec::new(),
         protected: false,
+        kept: 0,
     };
-    if shared.options.filter.excludes(path, directory) {
+    if name == TRASH || shared.options.filter.excludes(path, directory) {
         survey.protected = true;
         return Ok(survey);
     }
@@ -55,7 +59,7 @@ pub fn survey(shared: &Shared, dir: impl AsFd, name: &[u8], path: &[u8]) -> io::
                 Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
                 Err(e) => return Err(e),
             };
-            if shared.options.filter.excludes(&inner, directory) {
+            if n == TRASH || shared.options.filter.excludes(&inner, directory) {
                 survey.protected = true;
                 let mut holder = &here[..];
                 while holder.len() >= path.len() && kept.insert(holder.to_vec()) {
@@ -66,6 +70,7 @@ pub fn survey(shared: &Shared, dir: impl AsFd, name: &[u8], path: &[u8]) -> io::
             }
         }
     }
+    survey.kept = kept.len() as u64;
     survey
         .entries
         .retain(|(entry, directory)| !directory || !kept.contains(entry));

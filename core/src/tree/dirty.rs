@@ -220,7 +220,7 @@ impl Dirty {
             if mask & (bits::MOVE_SELF | bits::DELETE_SELF | bits::ATTRIB) == 0 {
                 return;
             }
-        } else if temp::parse(name).is_none() {
+        } else if !temp::is_private(name) {
             self.dirt.dirs.entry(wd).or_default().event(name, mask, now);
         } else {
             return;

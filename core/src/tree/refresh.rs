@@ -323,7 +323,7 @@ impl Tree {
         };
         let looks: Vec<_> = names
             .into_iter()
-            .filter(|(name, _)| list::is_component(name) && temp::parse(name).is_none())
+            .filter(|(name, _)| list::is_component(name) && !temp::is_private(name))
             .map(|(name, touched)| {
                 let meta = match beneath::stat_at(&fd, &name) {
                     Ok(meta) => Some(Stat::from(&meta)),

@@ -90,7 +90,7 @@ impl Identity {
 pub fn is_empty(root: &Root) -> io::Result<bool> {
     let dir = beneath::open_dir_at(root.fd(), b".")?;
     let mut empty = true;
-    beneath::each_name(&dir, |name| empty &= crate::temp::parse(name).is_some())?;
+    beneath::each_name(&dir, |name| empty &= crate::temp::is_private(name))?;
     Ok(empty)
 }
 

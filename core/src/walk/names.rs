@@ -83,7 +83,7 @@ impl Names {
         for name in path.split(|&b| b == b'/').filter(|name| !name.is_empty()) {
             end += usize::from(end > 0) + name.len();
             let node = &self.nodes[at as usize];
-            if node.hidden || node.is_settled() || temp::parse(name).is_some() {
+            if node.hidden || node.is_settled() || temp::is_private(name) {
                 return;
             }
             at = match node.below.get(name) {

@@ -76,7 +76,7 @@ impl Content {
 impl Lens<'_> {
     /// Looks at `name` in the directory `fd`, whose path is `dir`.
     pub fn look(&self, fd: &OwnedFd, dir: &[u8], name: &[u8], space: &mut Space) -> Seen {
-        if temp::parse(name).is_some() {
+        if temp::is_private(name) {
             return Seen::Hidden;
         }
         let (kind, meta) = match beneath::stat_at(fd, name) {
