@@ -57,6 +57,8 @@ class Case(NamedTuple):
     """Before each run both agents are started anew, and linked."""
     rsync: tuple[str, ...] = ()
     """rsync's options beyond ``-a`` and ``--delete``."""
+    syncctl: tuple[str, ...] = ()
+    """syncctl's options beyond ``--delete``."""
     runs: int = 5
     limit_s: float = 900.0
     """For one run."""

@@ -35,6 +35,8 @@ class Job(NamedTuple):
     """Say how much literal data there was."""
     rsync: tuple[str, ...]
     """Options for rsync beyond ``-a`` and ``--delete``."""
+    syncctl: tuple[str, ...] = ()
+    """Options for syncctl beyond ``--delete``."""
 
     def operands(self) -> list[str]:
         """Both places, as rsync and its like have them."""
@@ -93,7 +95,8 @@ class Syncctl(Program):
 
     def argv(self, hosts: Hosts, job: Job) -> list[str]:  # noqa: D102
         words = [*map(os.fsdecode, hosts.here.argv), "pull" if job.pull else "push"]
-        return [*words, *(("--delete",) if job.delete else ()), *(("--stats",) if job.stats else ()), *job.operands()]
+        words += [*(("--delete",) if job.delete else ()), *(("--stats",) if job.stats else ())]
+        return [*words, *job.syncctl, *job.operands()]
 
 
 class Rsync(Program):

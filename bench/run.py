@@ -223,7 +223,7 @@ class _Race:
         if self.tree.twins:
             source /= contender.part
         stats = any(bound.metric == "literal" for bound in case.bounds)
-        job = Job(source, destination, case.pull, case.delete, stats, case.rsync)
+        job = Job(source, destination, case.pull, case.delete, stats, case.rsync, case.syncctl)
         appears = destination if any(bound.metric == "first_file_s" for bound in case.bounds) else None
         with contender.command(self.hosts, job) as command:
             self.hosts.wait_idle(self.options.patience_s)
