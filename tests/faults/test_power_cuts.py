@@ -22,7 +22,7 @@ from tests.helpers.payloads import unpack_list
 from tests.helpers.trouble import seeds
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -52,7 +52,9 @@ class Ground(NamedTuple):
 class Heard:
     """What a receiver said that it has applied."""
 
-    def __init__(self) -> None:
+    def __init__(self, begun: Callable[[], None] | None = None) -> None:
+        """``begun`` is called when the first files were acknowledged."""
+        self._begun = begun
         self.chunks: dict[int, list[str]] = {}
         self.forgotten: list[int] = []
         self.files = 0
@@ -72,6 +74,9 @@ class Heard:
             self.files = int.from_bytes(payload[16:24], "little")
             count = int.from_bytes(payload[32:36], "little")
             self.forgotten += [int.from_bytes(payload[36 + 4 * i : 40 + 4 * i], "little") for i in range(count)]
+            if self.files and self._begun is not None:
+                self._begun()
+                self._begun = None
         elif tag == "done":
             self.done = True
 
@@ -179,29 +184,43 @@ def check(ground: Ground, heard: Heard, said: joined.Outcome) -> str:
     return f"acknowledged {heard.files}, new {landed} of {len(ground.new)}, done {heard.done}, temporary {len(left)}"
 
 
-def moment(ground: Ground, seed: int) -> float:
-    """Seconds from the beginning; some come late, when all is done but for the end."""
-    return random.Random(seed).uniform(0.02, 1.1) * ground.seconds
+class Moment:
+    """When the power goes: so long after the beginning, or after the first files were acknowledged."""
+
+    def __init__(self, ground: Ground, seed: int, strike: Callable[[], None]) -> None:
+        chance = random.Random(seed)
+        late = seed % 2 == 1
+        self._timer = threading.Timer(chance.uniform(0.0, 0.5) * ground.seconds, strike)
+        self._strike = strike
+        self.heard = Heard(self._timer.start if late else None)
+        if not late:
+            self._timer = threading.Timer(chance.uniform(0.02, 1.1) * ground.seconds, strike)
+            self._timer.start()
+
+    def come(self) -> None:
+        """The sync has ended: it is now, if it was not before."""
+        if self._timer.ident is None:
+            self._strike()
+        else:
+            self._timer.join()
 
 
 @pytest.mark.fault("E3")
 @pytest.mark.parametrize("seed", seeds(2))
 def test_the_file_system_stops(ground: Ground, seed: int) -> None:
     fsync = ("batch", "batch", "always")[seed % 3]
-    image, heard = ground.base / "cut", Heard()
+    image = ground.base / "cut"
     disks.copy(ground.image, image)
     with disks.mounted(image, ground.at):
         if not disks.can_shut_down(ground.at):
             pytest.skip(f"{ground.kind} of this kernel has no FS_IOC_SHUTDOWN; E4 copies its image")
         fd = os.open(ground.at, os.O_RDONLY)
-        timer = threading.Timer(moment(ground, seed), disks.cut_power, (fd,))
+        moment = Moment(ground, seed, lambda: disks.cut_power(fd))
+        heard = moment.heard
         try:
-            timer.start()
             said = sync(ground, heard, fsync)
         finally:
-            timer.cancel()
-            timer.join()
-            disks.cut_power(fd)
+            moment.come()
             os.close(fd)
     if not heard.done:
         assert said.failure or said.problems, "it ended without a word"
@@ -215,23 +234,23 @@ def test_the_image_as_it_was(ground: Ground, outer: Path, seed: int) -> None:
     """All that the disk was given until a moment, and nothing of what came later."""
     image, taken = outer / "cut", outer / "taken"
     disks.copy(ground.image, image)
-    heard, before = Heard(), Heard()
+    before = Heard()
 
     def take() -> None:
         # What is heard while the copy is made may be in it or not.
+        heard = moment.heard
         before.files, before.done = heard.files, heard.done
         before.forgotten = list(heard.forgotten)
         disks.clone(image, taken)
 
     with disks.mounted(image, ground.at):
-        timer = threading.Timer(moment(ground, seed), take)
-        timer.start()
+        moment = Moment(ground, seed, take)
         try:
-            said = sync(ground, heard)
+            said = sync(ground, moment.heard)
         finally:
-            timer.join()
+            moment.come()
         assert (said.failure, said.problems) == (None, [])
-    before.chunks = heard.chunks
+    before.chunks = moment.heard.chunks
     with disks.mounted(taken, ground.at):
         print(f"{ground.kind}, seed {seed}: {check(ground, before, said)}")
 
