@@ -233,13 +233,20 @@ def test_a_source_that_lost_everything_deletes_nothing(pair: Pair) -> None:
 
 
 def test_a_source_made_anew(pair: Pair) -> None:
-    """As a build does that begins with removing its output."""
+    """As a build does that begins with removing its output: what it has is synced, what it lacks waits for --force."""
     pair.until_warm()
     shutil.move(pair.source, pair.source.with_name("before"))
     shutil.copytree(pair.source.with_name("before"), pair.source, symlinks=True)
     os.unlink(pair.at(pair.source, 1))
+    write(pair.hosts, pair.at(pair.source, 2), b"built anew")
     pair.hosts.account.owns(pair.source)
-    pair.sync()
+    ended = pair.hosts.here.run(*pair.words, *pair.options)
+    assert ended.status == 1, ended
+    assert "deletions held" in ended.out
+    with open(pair.at(pair.destination, 2), "rb") as file:
+        assert file.read() == b"built anew"
+    assert os.path.lexists(pair.at(pair.destination, 1))
+    pair.sync("--force")
     pair.same()
     pair.until_warm()
 
