@@ -15,7 +15,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Mutex;
 
-use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid};
+use rustix::fs::{Access, AtFlags, CWD, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid};
 use rustix::io::Errno;
 
 pub use given::{Given, given};
@@ -245,6 +245,12 @@ pub fn remove_flat_at(dir: impl AsFd, name: &[u8]) -> io::Result<()> {
         let _ = unlink_at(&fd, &name);
     }
     rmdir_at(dir, name)
+}
+
+/// Whether the mode of the open directory lets us make and remove names in it.
+pub fn may_change(dir: impl AsFd) -> bool {
+    let asked = Access::WRITE_OK | Access::EXEC_OK;
+    rustix::fs::accessat(dir, c".", asked, AtFlags::EACCESS).is_ok()
 }
 
 /// Sets permission bits of an open file or directory.

@@ -5,7 +5,7 @@ use std::io;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
-use crate::beneath::{self, Given, Root, join};
+use crate::beneath::{self, Given, Handles, Root, join};
 use crate::filter::{Filter, FilterError};
 use crate::list::DIRECTORY;
 use crate::temp::{self, Kind, Namer, TRASH};
@@ -98,6 +98,7 @@ pub fn sweep(py: Python<'_>, root: Vec<u8>, temp_tag: &str, partial_min: u64) ->
 fn sweep_tree(root: &[u8], namer: &Namer, partial_min: u64) -> io::Result<u64> {
     let (tree, name) = match beneath::given(root)? {
         Given::Directory(tree) => {
+            let tree = Handles::new(tree);
             let mut swept = 0;
             let mut waiting = vec![Vec::new()];
             while let Some(path) = waiting.pop() {
@@ -109,18 +110,19 @@ fn sweep_tree(root: &[u8], namer: &Namer, partial_min: u64) -> io::Result<u64> {
         Given::File(dir, name) | Given::Missing(dir, name) => (dir, name),
         Given::Other => return Ok(0),
     };
+    let tree = Handles::new(tree);
     sweep_directory(&tree, b"", namer, partial_min, Some(temp::stem(&name)), &mut Vec::new())
 }
 
 fn sweep_directory(
-    tree: &Root,
+    tree: &Handles,
     path: &[u8],
     namer: &Namer,
     partial_min: u64,
     only: Option<&[u8]>,
     waiting: &mut Vec<Vec<u8>>,
 ) -> io::Result<u64> {
-    let dir = tree.open_dir(path)?;
+    let dir = tree.own(path)?;
     let mut names = Vec::new();
     beneath::each_name(&dir, |name| names.push(name.to_vec()))?;
     let mut swept = 0;

@@ -47,6 +47,7 @@ def sync(
     compress: str = "auto",
     tree: _core.Tree | None = None,
     hearing: Callable[[str, int, memoryview], None] | None = None,
+    confine: bool = True,
     **options: Any,
 ) -> Outcome:
     """One session to its end, in this process.  ``passing`` is called before each payload of data, with its number;
@@ -62,11 +63,11 @@ def sync(
     settings |= options
     receiver = sender = None
     try:
-        receiver = _core.Receiver(os.fsencode(destination), wake_fd=write_fd, **settings)
+        receiver = _core.Receiver(os.fsencode(destination), wake_fd=write_fd, confine=confine, **settings)
         sender = _core.Sender(
             os.fsencode(source), filters=settings["filters"], hashes=settings["hashes"], owners=owners,
             hard_links=settings["hard_links"], threads=2, batch_max=1 << 20, list_window=1 << 20, data_window=1 << 24,
-            compress=compress, far=False, wake_fd=write_fd, tree=tree,
+            compress=compress, far=False, wake_fd=write_fd, tree=tree, confine=confine,
         )  # fmt: skip
         return _pump(sender, receiver, read_fd, passing, hearing)
     finally:

@@ -131,6 +131,7 @@ def test_files_that_outgrew_or_fell_below_a_piece(tmp_path: Path) -> None:
         assert content(records[running.find(b"shrunk")]) == b"less"
 
 
+@pytest.mark.fault("A4")
 def test_what_is_not_there_any_more_is_a_problem(tmp_path: Path) -> None:
     names = ("gone", "dir-now", "link-now", "fifo-now", "sub")
     for name in names:

@@ -2,13 +2,17 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, OnceLock};
 
+use super::root::open_from;
 use super::{Root, lock};
 
 /// Directory handles kept per root: enough for the directories a batch touches.
 const HANDLES_MAX: usize = 128;
+/// In a path of more components than this, every so many-th directory on the way is kept too: what is thousands deep is
+/// not walked to from the top each time.
+const STRIDE: usize = 64;
 
 /// `most` handles for one purpose, or fewer in a process that may not have many.
 pub fn at_most(most: usize) -> usize {
@@ -48,22 +52,60 @@ impl Handles {
 
     /// The directory `path` beneath the root.
     pub fn dir(&self, path: &[u8]) -> io::Result<Arc<OwnedFd>> {
-        {
-            let mut kept = lock(&self.kept);
-            kept.clock += 1;
-            let now = kept.clock;
-            if let Some((fd, used)) = kept.by_path.get_mut(path) {
-                *used = now;
-                return Ok(Arc::clone(fd));
-            }
+        match self.kept(path) {
+            Some(fd) => Ok(fd),
+            None => Ok(self.keep(path, self.own(path)?)),
         }
-        let fd = match self.root.open_dir(path) {
+    }
+
+    /// The directory `path` beneath the root, by a handle that is not shared; "" is the root by another handle.
+    pub fn own(&self, path: &[u8]) -> io::Result<OwnedFd> {
+        match self.reach(path) {
             Err(e) if matches!(e.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => {
                 lock(&self.kept).by_path.clear();
-                self.root.open_dir(path)?
+                self.reach(path)
             }
-            opened => opened?,
-        };
+            reached => reached,
+        }
+    }
+
+    fn reach(&self, path: &[u8]) -> io::Result<OwnedFd> {
+        let slashes = path.iter().enumerate().filter(|&(_, &b)| b == b'/').map(|(at, _)| at);
+        let ways: Vec<usize> = slashes.skip(STRIDE - 1).step_by(STRIDE).collect();
+        let (mut from, mut done) = (None, 0);
+        for (n, &end) in ways.iter().enumerate().rev() {
+            from = self.kept(&path[..end]);
+            if from.is_some() {
+                done = n + 1;
+                break;
+            }
+        }
+        let mut at = done.checked_sub(1).map_or(0, |n| ways[n] + 1);
+        for &end in &ways[done..] {
+            let fd = open_from(self.base(from.as_ref()), &path[at..end])?;
+            from = Some(self.keep(&path[..end], fd));
+            at = end + 1;
+        }
+        match &from {
+            None => self.root.open_dir(path),
+            Some(fd) => open_from(fd.as_fd(), &path[at..]),
+        }
+    }
+
+    fn base<'a>(&'a self, from: Option<&'a Arc<OwnedFd>>) -> BorrowedFd<'a> {
+        from.map_or(self.root.fd(), |fd| fd.as_fd())
+    }
+
+    fn kept(&self, path: &[u8]) -> Option<Arc<OwnedFd>> {
+        let mut kept = lock(&self.kept);
+        kept.clock += 1;
+        let now = kept.clock;
+        let (fd, used) = kept.by_path.get_mut(path)?;
+        *used = now;
+        Some(Arc::clone(fd))
+    }
+
+    fn keep(&self, path: &[u8], fd: OwnedFd) -> Arc<OwnedFd> {
         let fd = Arc::new(fd);
         let mut kept = lock(&self.kept);
         if kept.by_path.len() >= at_most(HANDLES_MAX) {
@@ -72,7 +114,7 @@ impl Handles {
         }
         let now = kept.clock;
         kept.by_path.insert(path.into(), (Arc::clone(&fd), now));
-        Ok(fd)
+        fd
     }
 
     /// Forgets `path` and everything below it: it was replaced or removed.
@@ -112,5 +154,29 @@ mod tests {
         }
         assert!(lock(&handles.kept).by_path.len() <= HANDLES_MAX);
         std::fs::remove_dir_all(dir).expect("clean");
+    }
+    #[test]
+    fn what_is_deep_is_reached_from_what_is_kept_on_the_way() {
+        let dir = scratch("strides");
+        let handles = Handles::new(Root::open(dir.as_os_str().as_bytes()).expect("open"));
+        let mut path = Vec::new();
+        for depth in 1..=5 * STRIDE + 1 {
+            let parent = handles.dir(&path).expect("parent");
+            super::super::mkdir_at(&*parent, b"d").expect("mkdir");
+            path = super::super::join(&path, b"d");
+            let own = handles.own(&path).expect("own");
+            let from_top = handles.root().open_dir(&path).expect("from the root");
+            let id = |fd: &OwnedFd| super::super::stat(fd).expect("stat").id;
+            assert_eq!(id(&own), id(&from_top), "{depth}");
+        }
+        // Every 64th, and half of the others at least.
+        handles.forget(b"d");
+        assert!(lock(&handles.kept).by_path.len() <= 1);
+        let deepest = handles.own(&path).expect("own");
+        assert_eq!(lock(&handles.kept).by_path.keys().filter(|p| !p.is_empty()).count(), 5);
+        drop(deepest);
+        assert!(handles.own(&[&path[..], b"/no"].concat()).is_err());
+        let status = std::process::Command::new("rm").arg("-rf").arg(&dir).status();
+        assert!(status.expect("rm").success());
     }
 }

@@ -57,16 +57,21 @@ impl Root {
         if path.is_empty() {
             return self.fd.try_clone();
         }
-        let mut rest = path;
-        let mut from: Option<OwnedFd> = None;
-        while !rest.is_empty() {
-            let (part, behind) = split_part(rest)?;
-            let base = from.as_ref().map_or(self.fd.as_fd(), |fd| fd.as_fd());
-            from = Some(open_beneath(base, part)?);
-            rest = behind;
-        }
-        from.ok_or_else(|| io::ErrorKind::InvalidInput.into())
+        open_from(self.fd(), path)
     }
+}
+
+/// Opens the directory `path` beneath another.
+pub(super) fn open_from(dir: BorrowedFd<'_>, path: &[u8]) -> io::Result<OwnedFd> {
+    let mut rest = path;
+    let mut from: Option<OwnedFd> = None;
+    while !rest.is_empty() {
+        let (part, behind) = split_part(rest)?;
+        let base = from.as_ref().map_or(dir, |fd| fd.as_fd());
+        from = Some(open_beneath(base, part)?);
+        rest = behind;
+    }
+    from.ok_or_else(|| io::ErrorKind::InvalidInput.into())
 }
 
 /// The longest leading part of `path` that one system call takes, and what is behind it.
@@ -107,12 +112,32 @@ fn open_beneath(base: BorrowedFd<'_>, path: &[u8]) -> io::Result<OwnedFd> {
 /// One component at a time; each is refused when it is a symlink at the moment it is opened.
 pub(super) fn walk_beneath(base: BorrowedFd<'_>, path: &[u8]) -> io::Result<OwnedFd> {
     let mut held: Option<OwnedFd> = None;
-    for component in path.split(|&b| b == b'/') {
+    let mut rest = path;
+    loop {
+        let end = rest.iter().position(|&b| b == b'/');
+        let component = &rest[..end.unwrap_or(rest.len())];
         if !crate::list::is_component(component) {
             return Err(Errno::INVAL.into());
         }
         let from = held.as_ref().map_or(base, |fd| fd.as_fd());
-        held = Some(open_dir_at(from, component)?);
+        let Some(end) = end else {
+            return open_dir_at(from, component);
+        };
+        held = Some(pass_through(from, component)?);
+        rest = &rest[end + 1..];
     }
-    held.ok_or_else(|| io::ErrorKind::InvalidInput.into())
+}
+
+/// A directory on the way: as for openat2 it has to be searchable, not readable. Landlock looks at what is opened, with
+/// all that it is in, and so at the last one alone.
+#[cfg(target_os = "linux")]
+fn pass_through(dir: BorrowedFd<'_>, name: &[u8]) -> io::Result<OwnedFd> {
+    use rustix::fs::{Mode, OFlags};
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(rustix::fs::openat(dir, name, flags, Mode::empty())?)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn pass_through(dir: BorrowedFd<'_>, name: &[u8]) -> io::Result<OwnedFd> {
+    open_dir_at(dir, name)
 }

@@ -58,7 +58,8 @@ fn remove_aside(shared: &Shared, aside: &Aside) -> io::Result<()> {
 
 /// Whether `roll_back` has something to do.
 pub fn is_due(shared: &Shared) -> bool {
-    !lock(&shared.asides).is_empty() || !lock(&shared.pending).is_empty() || !lock(&shared.large).is_empty()
+    let idle = lock(&shared.asides).is_empty() && lock(&shared.pending).is_empty() && lock(&shared.large).is_empty();
+    !idle || shared.queue.is_staged()
 }
 
 /// The session failed or was cancelled: puts back what stood aside, removes temporary files, keeps large partials.

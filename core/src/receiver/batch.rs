@@ -111,6 +111,11 @@ impl Batch {
         }
     }
 
+    /// Whether something waits to be given its name.
+    pub fn is_staged(&self) -> bool {
+        !self.staged.is_empty()
+    }
+
     /// All there is, to be synced.
     pub fn take(&mut self) -> (Vec<Staged>, Vec<Placed>) {
         (self.entries, self.bytes, self.since) = (0, 0, None);

@@ -35,7 +35,7 @@ impl Generator<'_> {
     /// Opens an existing directory, making it accessible when it is not and we may.
     pub(super) fn reach(&self, dir: &Dir) -> io::Result<OwnedFd> {
         let shared = self.shared;
-        let open = || shared.handles()?.root().open_dir(&dir.path);
+        let open = || shared.handles()?.own(&dir.path);
         let fd = match open() {
             Err(e)
                 if e.raw_os_error() == Some(libc::EACCES)

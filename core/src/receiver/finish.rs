@@ -309,7 +309,7 @@ fn metadata(shared: &Shared, dir: &Dir) {
         add(&shared.counters.meta, 1);
     }
     let set = || -> io::Result<()> {
-        let fd: OwnedFd = shared.handles()?.root().open_dir(&dir.path)?;
+        let fd: OwnedFd = shared.handles()?.own(&dir.path)?;
         let meta = beneath::stat(&fd)?;
         let (uid, gid) = shared.owners(dir.uid, dir.gid);
         let owned = uid.is_none_or(|u| u == meta.uid) && gid.is_none_or(|g| g == meta.gid);

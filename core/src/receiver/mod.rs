@@ -50,7 +50,7 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::thread::JoinHandle;
 
-use crate::beneath::{self, Handles, Root, lock};
+use crate::beneath::{self, Handles, Root, lock, split};
 use crate::filter::Filter;
 use crate::landlock::Confinement;
 use crate::list;
@@ -264,6 +264,9 @@ impl Shared {
     /// Trouble with one path: a problem, or the end of the session where it is the whole destination's.
     pub fn trouble(&self, code: u8, path: &[u8], e: &io::Error) {
         let errno = e.raw_os_error().unwrap_or(libc::EIO);
+        if matches!(code, problem::WRITE | problem::NOT_DELETED) {
+            self.doubt(path, errno);
+        }
         match errno {
             libc::EROFS => self.fail("destination-read-only", &self.root_path, errno, "writing"),
             libc::ENOSPC | libc::EDQUOT => {
@@ -272,6 +275,26 @@ impl Shared {
             }
             libc::ENAMETOOLONG | libc::EILSEQ => self.out.problem(&self.counters, problem::NAME, errno, path),
             _ => self.out.problem(&self.counters, code, errno, path),
+        }
+    }
+    /// What failed may have failed as a directory was moved away or replaced under our hands. It may be back before the tree
+    /// looks, as if nothing had happened: the next session is to look at it afresh.
+    fn doubt(&self, path: &[u8], errno: i32) {
+        let Some(tree) = self.tree.as_ref().filter(|_| self.single.get().is_none()) else {
+            return;
+        };
+        let (parent, _) = split(path);
+        let allowed = || {
+            self.handles()
+                .and_then(|h| h.dir(parent))
+                .is_ok_and(|fd| beneath::may_change(&*fd))
+        };
+        match errno {
+            libc::ENOENT | libc::ENOTDIR | libc::ELOOP => tree.distrust(path, true),
+            // Its mode would allow it: it was held when it left the root, and with it what could not be tidied up there.
+            libc::EXDEV => tree.distrust(parent, true),
+            libc::EACCES if self.options.confine && allowed() => tree.distrust(parent, true),
+            _ => {}
         }
     }
 }

@@ -41,10 +41,7 @@ impl Generator<'_> {
         if shared.options.dry_run || stem.len() < entry.name.len() {
             return None;
         }
-        let fd = shared
-            .handles()
-            .and_then(|h| h.root().open_dir(split(&at.path).0))
-            .ok()?;
+        let fd = shared.handles().and_then(|h| h.own(split(&at.path).0)).ok()?;
         let mut found = Vec::new();
         let read = beneath::each_name(&fd, |name| {
             if matches!(shared.namer.own(name), Some((Kind::Temp, of)) if of == stem) && !shared.namer.made(name) {

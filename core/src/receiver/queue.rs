@@ -334,6 +334,11 @@ impl Queue {
         self.workers.notify_one();
     }
 
+    /// Whether something waits to be given its name.
+    pub fn is_staged(&self) -> bool {
+        lock(&self.jobs).batch.is_staged()
+    }
+
     /// All that was written, and all that has its name, to be synced.
     pub fn take_batch(&self) -> (Vec<Staged>, Vec<Placed>) {
         lock(&self.jobs).batch.take()

@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::AsFd;
 
 use super::Shared;
-use crate::beneath::{self, Root, join, split};
+use crate::beneath::{self, Handles, Root, join, split};
 use crate::list::DIRECTORY;
 use crate::temp::TRASH;
 
@@ -20,7 +20,7 @@ pub struct Survey {
 }
 
 /// Lists `name` in `dir` (whose path below the root is `path`) with everything below it. Iterative: depth is bounded
-/// by nothing but the tree. Handles are reopened level by level, so few are open at a time.
+/// by nothing but the tree, and few handles are open at a time.
 pub fn survey(shared: &Shared, dir: impl AsFd, name: &[u8], path: &[u8]) -> io::Result<Survey> {
     let meta = beneath::stat_at(&dir, name)?;
     let directory = meta.kind == DIRECTORY;
@@ -36,6 +36,7 @@ pub fn survey(shared: &Shared, dir: impl AsFd, name: &[u8], path: &[u8]) -> io::
     survey.entries.push((path.to_vec(), directory));
     // The directories that hold something protected: they stay.
     let mut kept: HashSet<Vec<u8>> = HashSet::new();
+    let mut top: Option<Handles> = None;
     let mut at = 0;
     while at < survey.entries.len() && !shared.stopped() {
         let (here, directory) = survey.entries[at].clone();
@@ -43,11 +44,13 @@ pub fn survey(shared: &Shared, dir: impl AsFd, name: &[u8], path: &[u8]) -> io::
         if !directory {
             continue;
         }
-        let below = &here[path.len()..];
-        let fd = if below.is_empty() {
-            beneath::open_dir_at(&dir, name)?
-        } else {
-            Root::from_fd(beneath::open_dir_at(&dir, name)?).open_dir(&below[1..])?
+        let fd = match &top {
+            None => {
+                let fd = beneath::open_dir_at(&dir, name)?;
+                top = Some(Handles::new(Root::from_fd(beneath::open_dir_at(&fd, b".")?)));
+                fd
+            }
+            Some(top) => top.own(&here[path.len() + 1..])?,
         };
         let mut names = Vec::new();
         beneath::each_entry(&fd, |n, directory| names.push((n.to_vec(), directory)))?;
