@@ -37,6 +37,7 @@ pub fn run(shared: &Shared) -> bool {
         && let Some(root) = dirs.find(b"")
     {
         dirs.touch(root);
+        shared.restructured(b"");
     }
     if shared.full.load(Ordering::Acquire) {
         full::fail(shared);

@@ -89,9 +89,10 @@ fn place(shared: &Shared, one: Staged, named: &mut Vec<Placed>) -> u64 {
         Written::File(i, bytes, place, temp) => {
             let done = pending.dir(shared, i).and_then(|dir| {
                 put(shared, &dir, &temp, &pending, i, place)?;
-                match place {
-                    Place::Directory => shared.durable.restructured(&dir),
-                    _ => shared.durable.changed(&dir),
+                // What made room went to another directory, or has yet to go.
+                match place == Place::Directory || shared.trash.is_some() {
+                    true => shared.durable.restructured(&dir),
+                    false => shared.durable.changed(&dir),
                 }
             });
             if let Err(e) = done {
