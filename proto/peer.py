@@ -272,7 +272,8 @@ class Ack(NamedTuple):
 class Got(NamedTuple):
     """Receiver: so many bytes of this session's connections have arrived since it was opened.
 
-    Said over a long link, about every 128 KiB: its sender keeps no more under way than keeps the link busy.
+    Said once a second: the link lives, however long a ping waits behind data.  Over a long one about every 128 KiB: its
+    sender keeps no more under way than keeps the link busy.
     """
 
     total: int

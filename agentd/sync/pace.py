@@ -23,6 +23,10 @@ STEP = 64 << 10
 
 GOT_EVERY = 2 * STEP
 
+TELL_S = 1.0
+"""And so long between two, while anything arrives: a ping waits behind what is under way, and on a slow link for longer
+than silence is put up with."""
+
 GAIN = 2.0
 SAMPLES = 10
 """Round trips that the fastest of is the link's rate: it may become slower, and is not always kept busy."""
@@ -73,20 +77,27 @@ class Pace:
 
 
 class Arrivals:
-    """The receiving side: counts, and says when to tell."""
+    """The receiving side: counts, and says when to tell.  Times are trio's."""
 
-    def __init__(self) -> None:
+    def __init__(self, now: float, *, far: bool) -> None:
+        """``far``: whether the sender waits to hear of every byte, or only wants to know that some come."""
         self.count = 0
         self._told = 0
+        self._told_at = now
+        self._far = far
 
-    def add(self, count: int) -> bool:
+    def add(self, count: int, now: float) -> bool:
         """``count`` bytes came; whether that is worth a GOT."""
         self.count += count
-        return self.count - self._told >= GOT_EVERY
+        return self._due(now)
 
-    def take(self) -> int | None:
+    def take(self, now: float) -> int | None:
         """What to tell now, if it is time to."""
-        if self.count - self._told < GOT_EVERY:
+        if not self._due(now):
             return None
-        self._told = self.count
+        self._told, self._told_at = self.count, now
         return self.count
+
+    def _due(self, now: float) -> bool:
+        new = self.count - self._told
+        return (self._far and new >= GOT_EVERY) or (new > 0 and now >= self._told_at + TELL_S)

@@ -81,11 +81,11 @@ class Pump:
         the engine failed with, what the peer's ERROR said, ``cancelled`` when the peer sent CANCEL.
         """
         opening = self._session.open
-        if opening is not None and (opening.rtt_us or 0) >= FAR_RTT_US:
-            if isinstance(self._session, SenderSession):
-                self._pace = Pace((opening.rtt_us or 0) / 1e6)
-            else:
-                self._arrivals = Arrivals()
+        rtt_us = 0 if opening is None else opening.rtt_us or 0
+        if not isinstance(self._session, SenderSession):
+            self._arrivals = Arrivals(trio.current_time(), far=rtt_us >= FAR_RTT_US)
+        elif rtt_us >= FAR_RTT_US:
+            self._pace = Pace(rtt_us / 1e6)
         async with trio.open_nursery() as outer:
             outer.start_soon(self._watch_cancelled)
             with trio.CancelScope(shield=True), self._metered(self._connection):
@@ -165,7 +165,7 @@ class Pump:
             connection.timed = connection.pace = connection.arrived = None
 
     def _arrived(self, count: int) -> None:
-        if self._arrivals is not None and self._arrivals.add(count):
+        if self._arrivals is not None and self._arrivals.add(count, trio.current_time()):
             self._stir()
 
     def _timed(self, stage: str, since: int) -> None:
@@ -247,7 +247,7 @@ class Pump:
         """What has arrived, while that is of interest."""
         if self._arrivals is None or self._session.state not in (State.LISTING, State.FLOWING):
             return None
-        count = self._arrivals.take()
+        count = self._arrivals.take(trio.current_time())
         if count is None:
             return None
         message = peer.Got(count)

@@ -16,16 +16,18 @@ import sysconfig
 import tempfile
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tests.helpers.agents import ROOT, eventually
 from tests.helpers.embedded_ssh import EmbeddedSshd
 from tests.helpers.sshd import Sshd
 from tests.helpers.trees import give, remove
+from tests.helpers.tun import FAR
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from tests.helpers.tun import Network
 
 RUN_S = 60.0
 
@@ -235,14 +237,20 @@ def two_hosts(
     transport: str = "auto",
     far: Account | None = None,
     embedded: bool = False,
+    network: Network | None = None,
 ) -> Iterator[Hosts]:
     """Two agents with homes below ``directory``, joined by an sshd, or by the embedded server; not started yet.
 
     ``ssh`` is added to the table [ssh] of config.toml.  ``far`` is the same person with another installation.
+    ``network`` is between them.
     """
     here, there = Agent(account, directory / "here"), Agent(far or account, directory / "there")
     launcher = write_launcher(there, directory / "syncctl")
-    server = EmbeddedSshd(directory / "ssh") if embedded else Sshd(directory / "ssh", account=account.name)
+    place: dict[str, Any] = {}
+    if network is not None:
+        here.argv = [*network.near.enter, *here.argv]
+        place = {"address": FAR, "enter": network.far.enter}
+    server = EmbeddedSshd(directory / "ssh") if embedded else Sshd(directory / "ssh", account=account.name, **place)
     with server as sshd:
         here.configure(
             f'[ssh]\nconfig_file = "{sshd.client_config}"\ntransport = "{transport}"\n{ssh}\n'

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 SSHD = shutil.which("sshd", path="/usr/sbin:/usr/local/sbin:/usr/lib/ssh:" + os.environ.get("PATH", ""))
 START_DEADLINE_S = 10.0
@@ -49,6 +49,8 @@ def command_of(pid: int) -> str:
 class ServerFiles:
     """What a server and its client share: keys, known_hosts, and a client configuration that knows it as ``box``."""
 
+    address = "127.0.0.1"
+
     def __init__(self, directory: str | os.PathLike[str], account: str | None = None) -> None:
         self.directory = Path(directory)
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -80,11 +82,11 @@ class ServerFiles:
     def write_client_side(self) -> None:
         """known_hosts and the configuration, for the port."""
         host_key = self.host_key.with_suffix(".pub").read_text()
-        self.known_hosts.write_text(f"[127.0.0.1]:{self.port} {host_key}")
+        self.known_hosts.write_text(f"[{self.address}]:{self.port} {host_key}")
         self.client_config.write_text(
             f"""\
 Host box
-    HostName 127.0.0.1
+    HostName {self.address}
     Port {self.port}
     User {self.account}
     IdentityFile "{self.client_key}"
@@ -109,7 +111,7 @@ Host box
         """The client knows another key for it."""
         other = self.directory / "other_ed25519"
         self.make_key(other)
-        self.known_hosts.write_text(f"[127.0.0.1]:{self.port} {other.with_suffix('.pub').read_text()}")
+        self.known_hosts.write_text(f"[{self.address}]:{self.port} {other.with_suffix('.pub').read_text()}")
 
 
 def free_port() -> int:
@@ -138,6 +140,8 @@ class Sshd(ServerFiles):
 
     It runs as root, or as ``account`` when that is given (then it can serve no other).  ``options`` are lines of
     sshd_config; ``environ`` is set in every session.  ``ssh -F str(client_config) box`` logs in.
+
+    In a network namespace it listens on ``address``, and ``enter`` are the words that lead into it.
     """
 
     def __init__(
@@ -147,8 +151,12 @@ class Sshd(ServerFiles):
         account: str | None = None,
         options: Mapping[str, str] | None = None,
         environ: Mapping[str, str] | None = None,
+        address: str = "127.0.0.1",
+        enter: Sequence[str | bytes] = (),
     ) -> None:
         super().__init__(directory, account)
+        self.address = address
+        self._enter = enter
         self.log = self.directory / "sshd.log"
         self._options = dict(options or {})
         self._environ = dict(environ or {})
@@ -208,19 +216,28 @@ class Sshd(ServerFiles):
     def _start(self) -> bool:
         as_other = os.geteuid() == 0 and self.uid != 0
         self._process = subprocess.Popen(
-            [str(SSHD), "-D", "-f", self.directory / "sshd_config", "-E", self.log],
+            [*self._enter, str(SSHD), "-D", "-f", self.directory / "sshd_config", "-E", self.log],
             stdin=subprocess.DEVNULL,
             **({"user": self.uid, "group": self.gid, "extra_groups": []} if as_other else {}),  # type: ignore[call-overload]
         )
-        if wait_banner(self.port, self._process):
+        if self._listens() if self._enter else wait_banner(self.port, self._process):
             return True
         self.stop()
+        return False
+
+    def _listens(self) -> bool:
+        """Whether it says so, where it cannot be asked from here."""
+        give_up_at = time.monotonic() + START_DEADLINE_S
+        while time.monotonic() < give_up_at and self._process is not None and self._process.poll() is None:
+            if "Server listening on" in self.log.read_text():
+                return True
+            time.sleep(0.02)
         return False
 
     def _write_server_side(self) -> None:
         options = {
             "Port": str(self.port),
-            "ListenAddress": "127.0.0.1",
+            "ListenAddress": self.address,
             "HostKey": f'"{self.host_key}"',
             "AuthorizedKeysFile": f'"{self.authorized_keys}"',
             "PidFile": "none",

@@ -5,14 +5,14 @@ from __future__ import annotations
 import trio
 import trio.testing
 
-from agentd.sync.pace import FLOOR, GAIN, GOT_EVERY, START, STEP, Arrivals, Pace
+from agentd.sync.pace import FLOOR, GAIN, GOT_EVERY, START, STEP, TELL_S, Arrivals, Pace
 
 RTT_S = 0.05
 
 
 async def drive(rate: float, seconds: float) -> tuple[float, int]:
     """A sender that always has more, on a link of ``rate`` bytes/s: what arrived per second, and the most under way."""
-    pace, arrivals = Pace(RTT_S), Arrivals()
+    pace, arrivals = Pace(RTT_S), Arrivals(trio.current_time(), far=True)
     deepest = 0
     send, receive = trio.open_memory_channel[float](10_000)
 
@@ -33,7 +33,8 @@ async def drive(rate: float, seconds: float) -> tuple[float, int]:
         async for at in receive:
             free = max(free, at + RTT_S / 2) + STEP / rate
             await trio.sleep_until(free)
-            if arrivals.add(STEP) and (total := arrivals.take()) is not None:
+            now = trio.current_time()
+            if arrivals.add(STEP, now) and (total := arrivals.take(now)) is not None:
                 nursery.start_soon(tell, total)
 
     with trio.move_on_after(seconds):
@@ -71,12 +72,22 @@ def test_what_never_was_sent_has_not_arrived() -> None:
     pace = Pace(RTT_S)
     pace.got(1 << 40, 0.0)
     assert pace.under_way == 0
-    arrivals = Arrivals()
-    assert not arrivals.add(GOT_EVERY - 1)
-    assert arrivals.take() is None
-    assert arrivals.add(1)
-    assert arrivals.take() == GOT_EVERY
-    assert arrivals.take() is None
+
+
+def test_what_arrives_is_told_by_its_amount_over_a_long_link_and_by_time_over_any() -> None:
+    far, near = Arrivals(0.0, far=True), Arrivals(0.0, far=False)
+    for arrivals in (far, near):
+        assert not arrivals.add(GOT_EVERY - 1, 0.5)
+        assert arrivals.take(0.5) is None
+    assert far.add(1, 0.5)
+    assert far.take(0.5) == GOT_EVERY
+    assert far.take(0.5) is None
+    assert not near.add(1, 0.5)
+    assert near.take(TELL_S) == GOT_EVERY
+    assert near.take(5.0) is None
+    assert not near.add(1, 1.5)
+    assert near.add(1, 2.0)
+    assert near.take(2.0) == GOT_EVERY + 2
 
 
 async def test_all_connections_that_wait_hear_of_what_arrived() -> None:
