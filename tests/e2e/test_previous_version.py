@@ -69,7 +69,6 @@ def previous(tmp_path_factory: pytest.TempPathFactory) -> Account:
     return this_account()._replace(python=str(venv / "bin/python"), packages="")
 
 
-@pytest.mark.fault("E9")
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("way", ["older there", "older here"])
 def test_two_versions_meet(previous: Account, way: str, tmp_path: Path) -> None:
