@@ -56,7 +56,7 @@ class Sender:
     one of, and these are listed, too.  ``since``: the tick of ``tree`` at the state that the receiver has; entries
     that were moved after it say where they were.
     ``confine``: each of its threads restricts itself, by Landlock, to reading below ``root`` (below the directory of a
-    root that is one file) before it opens anything there, where ``landlock_abi()`` is not 0.
+    root that is one file) before it opens a path that the receiver named, where ``landlock_abi()`` is not 0.
     """
 
     def __init__(

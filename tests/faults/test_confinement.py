@@ -27,6 +27,7 @@ from tests.helpers.joined import sync
 from tests.helpers.oracle import assert_same
 from tests.helpers.payloads import DIRECTORY, Entry, Group
 from tests.helpers.receiving import ROOT, TAG, receiving, whole
+from tests.helpers.sending import Sending, looks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -215,10 +216,31 @@ def test_engines_confine_their_own_threads_and_no_other(top: Path, *, confine: b
     assert sync(str(top / "src"), str(top / "dst"), passing=passing, confine=confine).failure is None
     assert sync(str(top / "dst"), str(top / "second"), confine=confine).failure is None
     assert {name: seen[name] for name in before if name in seen} == before
-    # A thread that has nothing to do yet is not confined yet.
-    confined = {name.split()[0] for name, value in seen.items() if value == "1" and before.get(name) != "1"}
-    assert confined >= {"read", "recv-list", "recv-apply"} if confine else not confined
+    # A thread that has nothing to do yet is not confined yet, and a sender's opens what its own walk found.
+    found = confined(seen, before)
+    assert found >= {"recv-list", "recv-apply"} and "read" not in found if confine else not found
     assert_same(top / "src", top / "second")
+
+
+def confined(now: dict[str, str], before: dict[str, str]) -> set[str]:
+    """Names of new threads that are."""
+    return {name.split()[0] for name, value in now.items() if value == "1" and before.get(name) != "1"}
+
+
+@linux
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_sender_confines_its_threads_once_its_peer_names_paths(top: Path, *, asked: bool) -> None:
+    if not _core.landlock_abi():
+        pytest.skip("the kernel has no Landlock of ABI 2 or later")
+    fill(top / "src", noise(1))
+    before = threads()
+    with Sending(top / "src", looks=looks(b"file0")) as running:
+        running.list_all()
+        if asked:
+            running.look(looks(b"file1"))
+        running.want(b"file0")
+        running.until_resolved(1)
+        assert ("read" in confined(threads(), before)) == asked
 
 
 @pytest.mark.fault("D7")

@@ -198,8 +198,10 @@ impl Engine {
         Ok(())
     }
 
-    /// Restricts the calling thread, one of the engine's own, to the source, before it opens anything there. False: that
-    /// failed, and ended the session.
+    /// Restricts the calling thread, one of the engine's own, to the source. False: that failed, and ended the session.
+    ///
+    /// Called once the peer has named paths, before one of them is opened. Until then everything that is opened was found
+    /// by this end's own walk or named by its own person, and each file would pay for a second look at its path.
     pub(super) fn enter(&self) -> bool {
         let confinement = || {
             let made = Confinement::to(self.source.handles.root().fd(), Access::Read);
@@ -254,7 +256,7 @@ impl Engine {
     fn read(self: &Arc<Self>) {
         while let Some(work) = self.profile.time(Stage::Idle, || self.queue.take()) {
             self.grow();
-            if !self.enter() {
+            if self.jobs.asked() && !self.enter() {
                 return;
             }
             self.busy.fetch_add(1, Ordering::Relaxed);

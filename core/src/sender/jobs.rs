@@ -53,6 +53,11 @@ impl Jobs {
         }
     }
 
+    /// Whether the receiver has named paths of its own.
+    pub fn asked(&self) -> bool {
+        lock(&self.state).asked > 0
+    }
+
     /// The next one. None: whoever asks is no longer at it.
     pub fn next(&self) -> Option<Job> {
         let mut state = lock(&self.state);
