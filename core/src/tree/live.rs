@@ -13,14 +13,14 @@ use super::*;
 use crate::beneath;
 use crate::list::{DIRECTORY, REGULAR, SYMLINK};
 
-const PLENTY: usize = 1 << 20;
-const SWEEP: usize = 2048;
+pub(super) const PLENTY: usize = 1 << 20;
+pub(super) const SWEEP: usize = 2048;
 
 /// A directory that goes with its owner: `root`, and room beside it.
-struct Place(PathBuf);
+pub(super) struct Place(PathBuf);
 
 impl Place {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("tree-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let path = std::env::temp_dir().join(name);
@@ -28,25 +28,25 @@ impl Place {
         Self(path)
     }
 
-    fn at(&self, path: &str) -> PathBuf {
+    pub(super) fn at(&self, path: &str) -> PathBuf {
         self.0.join("root").join(path)
     }
 
-    fn outside(&self, path: &str) -> PathBuf {
+    pub(super) fn outside(&self, path: &str) -> PathBuf {
         self.0.join(path)
     }
 
-    fn write(&self, path: &str, content: &str) {
+    pub(super) fn write(&self, path: &str, content: &str) {
         let path = self.at(path);
         fs::create_dir_all(path.parent().expect("a parent")).expect("directories");
         fs::write(path, content).expect("a file");
     }
 
-    fn tree(&self) -> Tree {
+    pub(super) fn tree(&self) -> Tree {
         self.tree_with(PLENTY, &[])
     }
 
-    fn tree_with(&self, watches_max: usize, filters: &[&str]) -> Tree {
+    pub(super) fn tree_with(&self, watches_max: usize, filters: &[&str]) -> Tree {
         let filters: Vec<Vec<u8>> = filters.iter().map(|f| f.as_bytes().to_vec()).collect();
         let root = self.at("").as_os_str().as_bytes().to_vec();
         Tree::new(root, &filters, None, 2, watches_max, Wake::new(-1)).expect("a tree")
@@ -59,9 +59,9 @@ impl Drop for Place {
     }
 }
 
-type Entries = BTreeMap<Vec<u8>, (u8, u16, u64, (i64, u32), u64)>;
+pub(super) type Entries = BTreeMap<Vec<u8>, (u8, u16, u64, (i64, u32), u64)>;
 
-fn known(tree: &Tree) -> Entries {
+pub(super) fn known(tree: &Tree) -> Entries {
     let state = lock(&tree.state);
     let mut all = Entries::new();
     let mut open = vec![Vec::new()];
@@ -81,7 +81,7 @@ fn known(tree: &Tree) -> Entries {
     all
 }
 
-fn real(root: &Path) -> Entries {
+pub(super) fn real(root: &Path) -> Entries {
     let mut all = Entries::new();
     let mut open = vec![root.to_path_buf()];
     while let Some(dir) = open.pop() {
@@ -106,19 +106,19 @@ fn real(root: &Path) -> Entries {
     all
 }
 
-fn check(tree: &Tree, place: &Place) {
+pub(super) fn check(tree: &Tree, place: &Place) {
     assert!(tree.refresh(false, SWEEP).expect("a refresh"));
     assert_eq!(known(tree), real(&place.at("")));
 }
 
-fn changed(tree: &Tree, since: u64) -> Vec<(String, bool)> {
+pub(super) fn changed(tree: &Tree, since: u64) -> Vec<(String, bool)> {
     let looks = tree.changes(since, 1 << 20).expect("few changes");
     let looks = looks::each_untrusted(&looks).expect("looks");
     let name = |path: &[u8]| String::from_utf8_lossy(path).into_owned();
     looks.iter().map(|look| (name(look.path), look.deep)).collect()
 }
 
-fn counter(tree: &Tree, name: &str) -> u64 {
+pub(super) fn counter(tree: &Tree, name: &str) -> u64 {
     tree.counters().iter().find(|c| c.0 == name).expect(name).1
 }
 
@@ -260,7 +260,12 @@ fn beyond_the_limit_directories_are_polled() {
     }
     let tree = place.tree_with(10, &[]);
     check(&tree, &place);
-    assert_eq!((counter(&tree, "watches"), counter(&tree, "unwatched")), (10, 11));
+    let (watched, polled) = (counter(&tree, "watches"), counter(&tree, "unwatched"));
+    // Each of two walkers may ask whether there is room before the other has taken it.
+    assert!(
+        (10..=11).contains(&watched) && watched + polled == 21,
+        "{watched} {polled}"
+    );
     assert!(
         tree.notice().contains("fs.inotify.max_user_watches"),
         "{}",
@@ -484,164 +489,4 @@ fn another_root_is_all_new_and_an_empty_one_is_a_pause() {
     assert!(tree.notice().contains("another directory"), "{}", tree.notice());
     place.write("b/g", "2");
     check(&tree, &place);
-}
-
-#[test]
-fn expectations_that_are_met_are_no_change() {
-    let place = Place::new();
-    place.write("a/f", "12345");
-    let tree = place.tree();
-    check(&tree, &place);
-    let expect = |dir: &str, name: &str, path: &str| {
-        let meta = place.at(path).metadata().expect("there");
-        let expected = Expected {
-            kind: if meta.is_dir() { DIRECTORY } else { REGULAR },
-            mode: (meta.mode() & 0o7777) as u16,
-            size: if meta.is_dir() { 0 } else { meta.size() },
-            mtime: (meta.mtime(), meta.mtime_nsec() as u32),
-        };
-        tree.expect_group(
-            dir.as_bytes(),
-            &mut [(name.as_bytes(), expected)].into_iter(),
-            Rest::Unsaid,
-        );
-    };
-    place.write("a/g", "written by us");
-    place.write("new/deep/h", "written by us");
-    expect("", "", "");
-    expect("", "a", "a");
-    expect("a", "g", "a/g");
-    expect("", "new", "new");
-    expect("new", "deep", "new/deep");
-    expect("new/deep", "h", "new/deep/h");
-    let agreed = tree.tick();
-    check(&tree, &place);
-    assert_eq!(changed(&tree, agreed), []);
-    assert_eq!(counter(&tree, "rescans"), 1);
-    place.write("new/deep/h", "not by us");
-    check(&tree, &place);
-    assert_eq!(changed(&tree, agreed), [("new/deep/h".to_owned(), false)]);
-
-    // A write that failed: what was expected is not there.
-    let never = Expected {
-        kind: REGULAR,
-        mode: 0o644,
-        size: 7,
-        mtime: (1, 0),
-    };
-    tree.expect_group(b"a", &mut [(&b"f"[..], never)].into_iter(), Rest::Unsaid);
-    let agreed = tree.tick();
-    check(&tree, &place);
-    assert_eq!(changed(&tree, agreed), [("a/f".to_owned(), false)]);
-}
-
-#[test]
-fn somebody_elses_walk_fills_the_tree() {
-    let place = Place::new();
-    for i in 0..10 {
-        place.write(&format!("d{i}/e/f"), "1");
-    }
-    let tree = Arc::new(place.tree());
-    let root = Root::open(place.at("").as_os_str().as_bytes()).expect("a root");
-    let whole = || {
-        vec![walk::Start {
-            path: Vec::new(),
-            deep: true,
-        }]
-    };
-    let scan = tree.scan_sink();
-    let profile = crate::profile::Profile::new(false);
-    let stop = AtomicBool::new(false);
-    let walk = walk::Walk::at(whole(), &root, &tree.options, &scan, &profile, &stop);
-    std::thread::scope(|scope| walk::join_in(&walk, 2, scope));
-    place.write("d3/e/f", "changed meanwhile");
-    scan.finish();
-    drop(scan);
-    assert!(!tree.is_new());
-    let before = tree.tick();
-    check(&tree, &place);
-    assert_eq!(changed(&tree, before), [("d3/e/f".to_owned(), false)]);
-    assert_eq!(counter(&tree, "rescans"), 0);
-}
-
-#[test]
-fn a_wide_directory_is_handed_over_whole_and_before_its_children() {
-    let place = Place::new();
-    for i in 0..3000 {
-        place.write(&format!("wide/f{i}"), "");
-    }
-    for i in 0..40 {
-        place.write(&format!("wide/d{i}/x/f"), "");
-    }
-    let tree = place.tree();
-    check(&tree, &place);
-    fs::rename(place.at("wide"), place.at("other")).expect("rename");
-    place.write("other/d7/x/f", "1");
-    check(&tree, &place);
-    for i in 0..1000 {
-        fs::remove_file(place.at(&format!("other/f{i}"))).expect("rm");
-    }
-    check(&tree, &place);
-    assert_eq!(counter(&tree, "rescans"), 1);
-}
-
-#[test]
-fn a_saved_index_is_made_true_by_one_rescan() {
-    let place = Place::new();
-    place.write("a/f", "1");
-    place.write("b/g", "1");
-    let saved = place.outside("saved");
-    let path = saved.as_os_str().as_bytes();
-    let root = place.at("").as_os_str().as_bytes().to_vec();
-    let load =
-        |filters: &[Vec<u8>]| Tree::new(root.clone(), filters, Some(path), 2, PLENTY, Wake::new(-1)).expect("a tree");
-    let tree = load(&[]);
-    assert!(tree.is_new() && tree.notice().is_empty());
-    check(&tree, &place);
-    let before = tree.tick();
-    tree.commit([1; 16], [2; 16], before);
-    tree.save(path).expect("saved");
-    tree.save(path).expect("saved again");
-    tree.close();
-    assert!(matches!(tree.refresh(false, SWEEP), Err(Trouble::Closed)));
-    assert_eq!(saved.metadata().expect("there").mode() & 0o777, 0o600);
-
-    place.write("b/g", "while away");
-    fs::remove_dir_all(place.at("a")).expect("rm");
-    let tree = load(&[]);
-    assert!(!tree.is_new());
-    assert_eq!(tree.baselines(&[1; 16]), [([2; 16], before)]);
-    check(&tree, &place);
-    let news = ["", "a", "b/g"].map(|path| (path.to_owned(), path == "a"));
-    assert_eq!(changed(&tree, before), news);
-    assert_eq!(counter(&tree, "rescans"), 1);
-    place.write("b/g", "and watched again");
-    check(&tree, &place);
-    assert_eq!(counter(&tree, "rescans"), 1);
-
-    let other = load(&[b"*.o".to_vec()]);
-    assert!(
-        other.is_new() && other.notice().contains("other filters"),
-        "{}",
-        other.notice()
-    );
-    fs::rename(place.at(""), place.outside("aside")).expect("rename");
-    fs::create_dir(place.at("")).expect("mkdir");
-    let other = load(&[]);
-    assert!(
-        other.is_new() && other.notice().contains("another directory"),
-        "{}",
-        other.notice()
-    );
-    assert!(matches!(other.refresh(false, SWEEP), Err(Trouble::Paused(0, _))));
-    place.write("c", "not empty any more");
-    check(&other, &place);
-    fs::write(&saved, "no index").expect("write");
-    let other = load(&[]);
-    assert!(
-        other.is_new() && other.notice().contains("damaged"),
-        "{}",
-        other.notice()
-    );
-    check(&other, &place);
 }

@@ -22,6 +22,8 @@ pub mod index;
 mod inodes;
 #[cfg(test)]
 mod live;
+#[cfg(test)]
+mod live_sessions;
 pub mod looks;
 #[cfg(test)]
 mod model;
