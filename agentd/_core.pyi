@@ -255,10 +255,10 @@ class Tree:
     ``root`` is an absolute path of a directory; it need not be there yet.  ``index`` is the path of a saved index; one
     that does not fit (another root by file system, inode and birth time; other filters; another layout; damage) is not
     used, and ``notice()`` says why.  ``threads`` bounds the walkers of a full rescan.  ``watches_max`` bounds watches,
-    of which each directory takes one (walkers that ask at once may take one more each); directories beyond it, or beyond the kernel's own limit, are read by every
-    refresh, as are those of file systems that another machine can write.  To ``wake_fd`` (negative: none) 8 bytes are
-    written when something becomes dirty for the first time since the last refresh.  While nothing happens no thread
-    wakes up.
+    of which each directory takes one (walkers that ask at once may take one more each); directories beyond it, or
+    beyond the kernel's own limit, are read by every refresh, as are those of file systems that another machine can
+    write.  To ``wake_fd`` (negative: none) 8 bytes are written when something becomes dirty for the first time
+    since the last refresh.  While nothing happens no thread wakes up.
 
     Files with several names are looked at by every refresh.  That a file was given another name outside the root raises
     no event: a refresh (without ``hold``) also looks at ``sweep`` other files, about a microsecond each, and the next
