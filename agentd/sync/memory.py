@@ -201,6 +201,10 @@ class Memory:
             yield self._known.tree
         else:
             async with self._known.filling() as self._filling:
+                if self._filling is not None and self._survey is not None:
+                    # What another refresh has found since ours is in none of this session's looks: not to be agreed on.
+                    _, tick, _ = await self._known.recall(self._key)
+                    self._filling.disturbed |= tick != self._survey.tick
                 yield None if self._filling is None else self._known.tree
                 self._filling = None
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.skipif(SSHD is None, reason="sshd is not installed"), pytest.mark.timeout(180)]
 
-DEAD_AFTER_S = 2
+DEAD_AFTER_S = 5
 NOTICE_SLACK_S = 3.0
 """Over DEAD_AFTER_S, on a machine that has other things to do."""
 
