@@ -11,7 +11,7 @@ CRATE = HERE / "core/src"
 HOME = re.compile(r"beneath(/\w+)?\.rs")
 """Where names are opened and joined."""
 
-TESTS = re.compile(r"(.*/)?(tests|live|model)\.rs")
+TESTS = re.compile(r"(.*/)?(tests|live|live_sessions|model)\.rs")
 
 # Whatever takes a path, or a name in a directory. Calls on open files alone are no concern of this.
 REACHES = re.compile(
