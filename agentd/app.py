@@ -119,9 +119,10 @@ class App:
                         await nursery.start(service)
                     for listening in (self._control_socket, self._peer_socket):
                         await nursery.start(listening.serve, nursery)
+                    # before ready(): who waited for it may read the log at once
+                    log.info("ready", extra={"version": VERSION, "socket": self._places.control_socket})
                     ready()
                     self._notify("READY=1")
-                    log.info("ready", extra={"version": VERSION, "socket": self._places.control_socket})
                     nursery.start_soon(self._sessions.sweep, self._clear)
                     await self._stopping.wait()
                     log.info("stopping")
