@@ -99,9 +99,19 @@ pub fn open_read_at(dir: impl AsFd, name: &[u8]) -> io::Result<(OwnedFd, Meta)> 
     Ok((fd, meta))
 }
 
-/// Creates `name` in `dir`, which must not exist, for reading and writing by its owner alone.
+/// Creates `name` in `dir`, which must not exist, for its owner alone. The handle only writes: reading would cost a
+/// confined thread a second look at the path (see `landlock`).
 pub fn create_at(dir: impl AsFd, name: &[u8]) -> io::Result<OwnedFd> {
-    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    create(dir, name, OFlags::WRONLY)
+}
+
+/// Creates `name` in `dir` as `create_at` does; what was written can be read again.
+pub fn create_readable_at(dir: impl AsFd, name: &[u8]) -> io::Result<OwnedFd> {
+    create(dir, name, OFlags::RDWR)
+}
+
+fn create(dir: impl AsFd, name: &[u8], access: OFlags) -> io::Result<OwnedFd> {
+    let flags = access | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     Ok(rustix::fs::openat(dir, name, flags, Mode::RUSR | Mode::WUSR)?)
 }
 

@@ -40,6 +40,7 @@ mod kernel {
 
     // linux/landlock.h. The first 13 rights are of ABI 1.
     const EXECUTE: u64 = 1 << 0;
+    const WRITE_FILE: u64 = 1 << 1;
     const READ_FILE: u64 = 1 << 2;
     const READ_DIR: u64 = 1 << 3;
     const FIRST: u64 = (1 << 13) - 1;
@@ -94,7 +95,7 @@ mod kernel {
         *ABI.get_or_init(|| {
             let found = version();
             let holds = move || {
-                let rules = Rules::new(found)?;
+                let rules = Rules::new(found, Access::Write)?;
                 rules.restrict()?;
                 is_refused()
             };
@@ -139,7 +140,7 @@ mod kernel {
         Ok(result)
     }
 
-    /// A ruleset that handles all rights the kernel knows of.
+    /// A ruleset.
     struct Rules {
         fd: OwnedFd,
         handled: u64,
@@ -147,13 +148,19 @@ mod kernel {
     }
 
     impl Rules {
-        fn new(abi: u32) -> io::Result<Self> {
+        /// Handles all rights the kernel knows of, but for a writer's two to write to what exists. For each right that an
+        /// open asks for the kernel climbs from the file to the root; a new file is judged by the right to make it, and
+        /// `beneath` opens an existing one for writing only together with reading, which is handled: see `open_write_at`.
+        fn new(abi: u32, access: Access) -> io::Result<Self> {
             let mut handled = FIRST | REFER;
             if abi >= ABI_TRUNCATE {
                 handled |= TRUNCATE;
             }
             if abi >= ABI_IOCTL_DEV {
                 handled |= IOCTL_DEV;
+            }
+            if access == Access::Write {
+                handled &= !(WRITE_FILE | TRUNCATE);
             }
             let attr = RulesetAttr {
                 handled_access_fs: handled,
@@ -223,7 +230,7 @@ mod kernel {
             if abi == 0 || top()? {
                 return Ok(Self::none());
             }
-            let rules = Rules::new(abi)?;
+            let rules = Rules::new(abi, access)?;
             rules.allow(root, access)?;
             Ok(Self {
                 rules: Some(rules),
@@ -370,6 +377,7 @@ mod tests {
         confined(&root, Access::Write, || {
             assert!(refused(outside()) && refused(fs::read_dir("/proc").map(drop)));
             assert!(refused(beneath::open_read_at(second.fd(), b"f")));
+            assert!(refused(beneath::open_write_at(second.fd(), b"f")));
             assert!(refused(beneath::create_at(second.fd(), b"new")));
             assert!(refused(beneath::unlink_at(second.fd(), b"f")));
             assert!(refused(beneath::mkdir_at(second.fd(), b"new")));

@@ -111,3 +111,11 @@ def test_python_joins_no_name_of_a_peers() -> None:
     """What is below a root is the crate's: Python names the agent's own files, and roots as a whole."""
     users = {str(path.relative_to(PYTHON)) for path in PYTHON.rglob("*.py") if JOINS.search(path.read_text())}
     assert users == OPENS.keys()
+
+
+def test_only_a_new_file_is_opened_for_writing_alone() -> None:
+    # A confined thread may write to what exists wherever it may read it; see Rules::new in landlock.rs.
+    text = "\n".join(code(path) for path in sorted(CRATE.rglob("*.rs")))
+    assert text.count("WRONLY") == 1
+    assert "create(dir, name, OFlags::WRONLY)" in text
+    assert "let flags = access | OFlags::CREATE | OFlags::EXCL" in text

@@ -213,7 +213,7 @@ impl Large {
             return Ok(Some(Arc::clone(file)));
         }
         let temp = shared.namer.name(Kind::Temp, name);
-        let file = Arc::new(beneath::create_at(dir, &temp)?);
+        let file = Arc::new(beneath::create_readable_at(dir, &temp)?);
         inner.file = Some((Arc::clone(&file), temp));
         Ok(Some(file))
     }

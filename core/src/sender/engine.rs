@@ -256,7 +256,7 @@ impl Engine {
     fn read(self: &Arc<Self>) {
         while let Some(work) = self.profile.time(Stage::Idle, || self.queue.take()) {
             self.grow();
-            if self.jobs.asked() && !self.enter() {
+            if self.jobs.named() && !self.enter() {
                 return;
             }
             self.busy.fetch_add(1, Ordering::Relaxed);

@@ -21,6 +21,8 @@ pub struct Job {
     looks: Vec<u8>,
     /// It is the session's own.
     pub own: bool,
+    /// A peer's names are in it. To ask for the whole root is to name nothing.
+    pub named: bool,
 }
 
 /// The jobs of one session, done one after the other.
@@ -31,6 +33,7 @@ pub struct Jobs {
 struct State {
     waiting: VecDeque<Job>,
     asked: usize,
+    named: bool,
     /// Somebody is at it, or is going to be.
     busy: bool,
 }
@@ -46,16 +49,21 @@ impl Jobs {
         let looks = looks.unwrap_or_else(everything);
         Self {
             state: Mutex::new(State {
-                waiting: VecDeque::from([Job { looks, own: true }]),
+                waiting: VecDeque::from([Job {
+                    looks,
+                    own: true,
+                    named: false,
+                }]),
                 asked: 0,
+                named: false,
                 busy: true,
             }),
         }
     }
 
     /// Whether the receiver has named paths of its own.
-    pub fn asked(&self) -> bool {
-        lock(&self.state).asked > 0
+    pub fn named(&self) -> bool {
+        lock(&self.state).named
     }
 
     /// The next one. None: whoever asks is no longer at it.
@@ -71,15 +79,17 @@ impl Jobs {
         if payload.is_empty() || payload.len() > LOOK_MAX {
             return Err("a LOOK that is empty, or too long");
         }
-        looks::each_untrusted(payload)?;
+        let named = looks::each_untrusted(payload)?.iter().any(|look| !look.path.is_empty());
         let mut state = lock(&self.state);
         state.asked += 1;
         if state.asked > LOOKS_MAX {
             return Err("more LOOKs than a session has");
         }
+        state.named |= named;
         state.waiting.push_back(Job {
             looks: payload.to_vec(),
             own: false,
+            named,
         });
         Ok(!std::mem::replace(&mut state.busy, true))
     }
@@ -100,5 +110,25 @@ impl Job {
                 return names.ask(b"", true, lens);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn to_ask_for_the_whole_root_is_to_name_nothing() {
+        let ask = |path: &[u8]| {
+            let mut look = Vec::new();
+            looks::push(&mut look, path, true);
+            look
+        };
+        let jobs = Jobs::new(Some(Vec::new()));
+        assert!(jobs.next().is_some_and(|job| job.own && !job.named) && jobs.next().is_none());
+        assert!(jobs.look_untrusted(&ask(b"")).expect("a look"));
+        assert!(!jobs.named() && jobs.next().is_some_and(|job| !job.own && !job.named));
+        assert!(!jobs.look_untrusted(&[ask(b""), ask(b"a")].concat()).expect("looks"));
+        assert!(jobs.named() && jobs.next().is_some_and(|job| job.named));
     }
 }

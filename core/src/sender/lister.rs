@@ -28,7 +28,7 @@ impl Engine {
             && let Some(job) = self.jobs.next()
         {
             // Walkers are started confined, by this thread.
-            if !job.own && !job.is_empty() && !self.enter() {
+            if job.named && !self.enter() {
                 return;
             }
             match self.source.single() {
