@@ -200,7 +200,7 @@ class _SocketPipe:
         rest = -len(head)
         while rest < len(payload):
             try:
-                parts = [head[rest:], payload] if rest < 0 else [payload[rest:]]
+                parts: list[Payload] = [head[rest:], payload] if rest < 0 else [payload[rest:]]
                 rest += self._moved(os.writev(self._socket.fileno(), parts))
             except BlockingIOError:
                 self._unyielded = 0
