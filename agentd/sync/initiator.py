@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import os
 import random
 from functools import partial
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from proto.schema import Profile
 
     Linger = Callable[[Callable[[], Awaitable[None]]], Awaitable[None]]
+
+log = logging.getLogger(__name__)
 
 PROGRESS_S = 0.1
 
@@ -111,8 +114,7 @@ class Initiator:
             self._totals.problems,
             self._totals.problem_count,
             epochs,
-            sum(connection.sent - sent for connection, sent, _ in self._wires),
-            sum(connection.received - received for connection, _, received in self._wires),
+            *self._wire(),
             trio.current_time() - begun,
             self._profile,
         )
@@ -145,8 +147,17 @@ class Initiator:
             if fruitless >= FRUITLESS_MAX or lost.code not in RETRYABLE:
                 raise lost
             self._report(Notice(f"{lost.message}; going on"))
+            sent, received = self._wire()
+            log.info("going on", extra={"lost": lost.message, "epoch": epoch, "sent": sent, "received": received})
             await trio.sleep(PAUSES_S[fruitless] * random.uniform(0.5, 1.0))  # noqa: S311
         raise AssertionError("unreachable")
+
+    def _wire(self) -> tuple[int, int]:
+        """Bytes (sent, received) by all epochs so far."""
+        return (
+            sum(connection.sent - sent for connection, sent, _ in self._wires),
+            sum(connection.received - received for connection, _, received in self._wires),
+        )
 
     def _say(self, stats: dict[str, int]) -> None:
         """What the counters tell that a person should know."""

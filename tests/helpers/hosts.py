@@ -182,6 +182,15 @@ class Agent:
             return ""
         return "\n".join(text.splitlines()[-lines:])
 
+    def log_size(self) -> int:
+        """Of the agent's log, in bytes."""
+        path = self.home / "state/agentd.log"
+        return path.stat().st_size if path.exists() else 0
+
+    def log_since(self, size: int) -> str:
+        """What was logged since it had this size."""
+        return (self.home / "state/agentd.log").read_bytes()[size:].decode(errors="backslashreplace")
+
     def stop(self) -> None:
         """Stop it, and see that it leaves neither processes nor sockets behind."""
         ended = self.run("stop")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import stat
@@ -222,13 +224,35 @@ class TwoVersions:
         assert not wrong, "\n".join(wrong[:20])
 
     def remaining(self) -> int:
-        """Bytes of the files that are not yet what they are to be."""
+        """Bytes of the new content that the destination does not hold: neither a file in its place, nor a whole piece
+        in its place in a partial.  Of ``large/edited``, which goes as a delta, nothing is counted.
+        """
         now = contents(self.destination)
-        return sum(
-            os.path.getsize(os.path.join(os.fsencode(self.v2), path))
+        missing = [
+            path
             for path, seen in self.new.items()
-            if seen[0] == "file" and now.get(path) != seen
+            if seen[0] == "file" and now.get(path) != seen and path != b"large/edited"
+        ]
+        size = sum(os.path.getsize(os.path.join(os.fsencode(self.v2), path)) for path in missing)
+        return size - sum(self._held(path) for path in missing)
+
+    def _held(self, path: bytes) -> int:
+        """Bytes of whole pieces of the new content that a partial of it has."""
+        directory, name = os.path.split(os.path.join(os.fsencode(self.destination), path))
+        ours = re.compile(rb"\.%s\.[0-9a-f]{16}\.sync~" % re.escape(name))
+        partials = (
+            [found for found in os.listdir(directory) if ours.fullmatch(found)] if os.path.isdir(directory) else []
         )
+        most = 0
+        for found in partials:
+            with open(os.path.join(directory, found), "rb") as kept, open(self.v2 / os.fsdecode(path), "rb") as new:
+                pieces = zip(
+                    iter(functools.partial(kept.read, MIB), b""),
+                    iter(functools.partial(new.read, MIB), b""),
+                    strict=False,
+                )
+                most = max(most, sum(len(wanted) for here, wanted in pieces if here == wanted))
+        return most if most >= MIB else 0
 
     def leftovers(self) -> list[bytes]:
         """Names of our own at the destination."""
