@@ -335,6 +335,10 @@ class Tree:
         and engines made with it do without.
         """
 
+def release_memory() -> None:
+    """Give pooled payload memory, and what the allocator keeps in reserve, back to the system.  A millisecond or so;
+    what is allocated next is taken from the system again."""
+
 def unpack_problems_untrusted(payload: Buffer | bytes) -> list[tuple[bytes, str, int]]:
     """PROBLEMS as (path, code, errno) triples; a Buffer is left empty.
 

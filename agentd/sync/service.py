@@ -17,6 +17,7 @@ from agentd.sync.engines import CrateEngines, Engines, Tuning
 from agentd.sync.initiator import Initiator
 from agentd.sync.leases import SWEEP, Leases
 from agentd.sync.responder import Served, respond
+from agentd.sync.rest import Rest
 from agentd.sync.routes import HereRoute, LinkRoute, Links, Route
 from agentd.sync.totals import Totals
 from agentd.sync.trash import Expiry
@@ -65,12 +66,14 @@ class Sessions:
         self._epochs: OrderedDict[Key, tuple[int, Totals]] = OrderedDict()
         self._abandoned = Abandoned()
         self._serving: Counter[bytes] = Counter()
+        self._rest = Rest()
         self._nursery: trio.Nursery | None = None
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Optional: where what a finished job leaves to do is done.  Without it, jobs end when that is done."""
         async with trio.open_nursery() as nursery:
             self._nursery = self._shop.expiry.nursery = nursery
+            nursery.start_soon(self._rest.run)
             task_status.started()
             try:
                 await trio.sleep_forever()
@@ -93,9 +96,10 @@ class Sessions:
         """Sync once.  Raises SyncError; when cancelled, the session is cancelled at both ends."""
         initiator = Initiator(self._shop, job, environ, report, self._linger, self._abandoned)
         host = job.source.host or job.destination.host
-        if host is not None:
-            return await initiator.run(LinkRoute(self._links, host, environ))
-        return await self._run_here(initiator)
+        with self._rest.session():
+            if host is not None:
+                return await initiator.run(LinkRoute(self._links, host, environ))
+            return await self._run_here(initiator)
 
     async def serve(self, connection: Connection) -> None:
         """Serve a greeted connection of another agent until it ends; then it is closed."""
@@ -185,7 +189,7 @@ class Sessions:
         try:
             if older is not None:
                 await older.join()
-            with served.scope:
+            with served.scope, self._rest.session():
                 return await respond(self._shop, served, opening)
             return False
         finally:

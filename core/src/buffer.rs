@@ -9,7 +9,7 @@ use pyo3::prelude::*;
 
 /// Freed buffers of at least this size are worth keeping: smaller ones cost the allocator nothing.
 const POOL_MIN: usize = 64 << 10;
-/// The pool keeps at most this many bytes; a resident process gives the rest back.
+/// The pool keeps at most this many bytes; an agent that comes to rest gives them back, too (`release_memory`).
 const POOL_MAX: usize = 16 << 20;
 
 static POOL: Mutex<Pool> = Mutex::new(Pool {
@@ -62,6 +62,24 @@ pub fn give(memory: Vec<u8>) {
         pool.bytes += capacity;
         pool.free.push(memory);
     }
+}
+
+/// Gives what is pooled, and what the allocator keeps in reserve, back to the system: glibc returns the ends of its arenas
+/// by itself, and only beyond a bound that grows with what was freed before (mallopt(3), M_TRIM_THRESHOLD).
+#[pyfunction]
+pub fn release_memory(py: Python<'_>) {
+    py.detach(|| {
+        let freed = POOL.lock().map(|mut pool| {
+            pool.bytes = 0;
+            std::mem::take(&mut pool.free)
+        });
+        drop(freed);
+        #[cfg(target_env = "gnu")]
+        // SAFETY: it takes no pointer, and the locks of one arena at a time.
+        unsafe {
+            libc::malloc_trim(0);
+        }
+    });
 }
 
 /// A payload: writable memory with the buffer protocol. See `_core.pyi`.

@@ -58,6 +58,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("EngineClosed", module.py().get_type::<EngineClosed>())?;
     module.add("TreePaused", module.py().get_type::<TreePaused>())?;
     module.add_class::<buffer::Buffer>()?;
+    module.add_function(wrap_pyfunction!(buffer::release_memory, module)?)?;
     module.add_class::<receiver::Receiver>()?;
     module.add_function(wrap_pyfunction!(tools::unpack_problems_untrusted, module)?)?;
     module.add_function(wrap_pyfunction!(tools::sweep, module)?)?;

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
+from agentd.sync.rest import REST_S
 from tests.e2e.test_links import ENVIRON, running_links
 from tests.helpers.editor import Editor
 from tests.helpers.hosts import Agent, Held, Hosts, short_directory, this_account, two_hosts
@@ -117,16 +118,18 @@ def cut(hosts: Hosts, chosen: random.Random) -> None:
 
 
 def quiet(*agents: Agent) -> None:
-    """Threads that idle go after a while; what is counted then is what is kept."""
-    for agent in agents:
-        pid, seen = agent_pid(agent), [0]
+    """Threads that idle go after a while, and so does memory; what is counted then is what is kept."""
+    seen: list[tuple[int, ...]] = [()]
+    since = time.monotonic()
 
-        def same(pid: int = pid, seen: list[int] = seen) -> bool:
-            now = Held(pid).threads
-            seen.append(now)
-            return len(seen) > 50 and len(set(seen[-50:])) == 1
+    def same() -> bool:
+        nonlocal since
+        now = tuple(n for held in (Held(agent_pid(agent)) for agent in agents) for n in (held.threads, held.rss_kib))
+        if now != seen[0]:
+            seen[0], since = now, time.monotonic()
+        return time.monotonic() > since + REST_S + 1
 
-        within(20, same, lambda: "threads come and go")
+    within(60, same, lambda: f"it does not come to rest: {seen}")
 
 
 def change(source: Path, number: int) -> None:
