@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import time
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import blake3
@@ -30,7 +32,6 @@ from tests.helpers.receiving import ROOT, leftovers, named, receiving, whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 LIMIT = 1 << 20
 KEPT = re.compile(r"(.+)\.conflict-\d{8}-\d{6}(-\d+)?")
@@ -54,9 +55,9 @@ def watching(root: Path, filters: list[bytes] | None = None) -> Iterator[_core.T
         tree.close()
 
 
-def changes(tree: _core.Tree, since: int) -> list[bytes]:
+def changes(tree: _core.Tree, since: int, *, sweep: int = 2048) -> list[bytes]:
     """The paths that changed, after a look."""
-    tree.refresh()
+    tree.refresh(sweep=sweep)
     looks = tree.changes(since, LIMIT)
     assert looks is not None
     raw, paths = bytes(memoryview(looks)), []
@@ -97,6 +98,78 @@ def test_what_a_session_did_is_no_change(tmp_path: Path, partial: bool) -> None:
         (tmp_path / "d" / "2").write_bytes(b"y")
         os.unlink(tmp_path / "ln")
         assert sorted(changes(tree, agreed)) == [b"", b"d/2", b"ln"]
+
+
+CREATED = 0x100
+"""linux/inotify.h: IN_CREATE."""
+
+
+def watched_for(directory: Path) -> list[int]:
+    """The masks of this process's watches on ``directory``, as proc_pid_fdinfo(5) tells them."""
+    ino, found = directory.stat().st_ino, []
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            told = Path(f"/proc/self/fdinfo/{fd}").read_text()
+        except OSError:  # the one that the list itself was read from
+            continue
+        watches = re.findall(r"^inotify wd:\S+ ino:(\S+) sdev:\S+ mask:(\S+)", told, re.MULTILINE)
+        found += [int(mask, 16) for number, mask in watches if int(number, 16) == ino]
+    return found
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is watched")
+@pytest.mark.parametrize("refreshed", [False, True], ids=["", "by a refresh in the middle"])
+@pytest.mark.parametrize("partial", [True, False])
+def test_a_directory_that_is_filled_is_not_watched_and_what_others_do_there_is_found(
+    tmp_path: Path, partial: bool, refreshed: bool
+) -> None:
+    filled, quiet, count = tmp_path / "filled", tmp_path / "quiet", 100
+    for made in (filled, quiet):
+        made.mkdir()
+        for name in ("edited", "mode", "deleted", "same"):
+            (made / name).write_bytes(b"old")
+            os.utime(made / name, ns=(0, 0))
+    files = [Entry(b"f%03d" % i, size=1, mtime_ns=i) for i in range(count)]
+    root = [ROOT, directory(b"filled"), directory(b"quiet")]
+    data = [whole(0, 3 + i, b"x", mtime_ns=i) for i in range(count)]
+    with watching(tmp_path) as tree, receiving(tmp_path, partial=partial, tree=tree) as driver:
+        groups = [named(b"", *root), named(b"filled", *files)]
+        if not partial:
+            groups = [Group(b"", root), Group(b"filled", files), Group(b"quiet", [])]
+        driver.send_list(groups).end_list().run(lambda: 0 in driver.wants)
+        [mask], [other] = watched_for(filled), watched_for(quiet)
+        assert not mask & CREATED
+        assert other & CREATED
+
+        (filled / "edited").write_bytes(b"not by us")
+        driver.data(*data[: count // 2]).run(lambda: len(os.listdir(filled)) >= 4 + count // 2)
+        if refreshed:
+            assert b"filled/edited" in changes(tree, tree.tick(), sweep=0)
+            assert watched_for(filled)[0] & CREATED
+        (filled / "mode").chmod(0o600)
+        (filled / "deleted").unlink()
+        (filled / "f003").write_bytes(b"not by us")
+        (filled / "f005").unlink()
+        (filled / "theirs").write_bytes(b"not by us")
+        (filled / "their directory").mkdir()
+        (filled / "their directory" / "deep").write_bytes(b"not by us")
+        driver.data(*data[count // 2 :]).run()
+        assert (driver.done, driver.problems) == (True, [])
+
+        agreed = tree.tick()
+        (filled / "f099").write_bytes(b"not by us, behind the session")
+        theirs = {"mode", "deleted", "f003", "f005", "f099", "theirs", "their directory"}
+        theirs |= set() if refreshed else {"edited"}
+        found = {path.decode() for path in changes(tree, agreed, sweep=0)} - {"", "filled"}
+        told = {f"filled/{name}" for name in theirs}
+        assert found >= told if refreshed else found == told  # in the middle, what is not there yet is missed, too
+        assert watched_for(filled)[0] & CREATED
+
+        agreed = tree.tick()
+        looked = tree.counters()["looked"]
+        (filled / "same").write_bytes(b"not by us, when all is quiet")
+        assert changes(tree, agreed, sweep=0) == [b"filled/same"]
+        assert tree.counters()["looked"] - looked < count
 
 
 def test_a_new_tree_learns_its_root_from_the_session(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 //! The tree learns what each listed entry is to become, a group at a time. Whatever becomes something else, for what
 //! reason ever, it finds changed when it looks next.
 
+use std::os::fd::{AsFd, OwnedFd};
+
 use super::Shared;
 use super::compare::Generator;
 use super::dirs::Dir;
@@ -51,8 +53,8 @@ impl Shared {
 }
 
 impl Generator<'_> {
-    /// Tells what a compared group is to become. What is to be deleted is told when that is decided.
-    pub(super) fn tell(&self, dir: &Dir, chunk: &Chunk, group: &Group) {
+    /// Tells what a compared group is to become; `fd` is its directory. What is to be deleted is told when that is decided.
+    pub(super) fn tell(&self, dir: &Dir, fd: Option<&OwnedFd>, chunk: &Chunk, group: &Group) {
         let Some(tree) = self.shared.told() else { return };
         let range = group.start..group.start + group.entries;
         let mut entries = range.filter_map(|i| {
@@ -65,7 +67,7 @@ impl Generator<'_> {
             (true, false) => Rest::Told,
             (true, true) => Rest::Gone,
         };
-        tree.expect_group(&dir.path, &mut entries, rest);
+        tree.expect_group(&dir.path, fd.map(AsFd::as_fd), &mut entries, rest);
     }
 
     /// A path of which the tree is to expect nothing, once the chunk was compared.

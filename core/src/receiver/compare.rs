@@ -304,7 +304,7 @@ impl Generator<'_> {
             let out = &self.shared.out;
             out.problem(&self.shared.counters, problem::UNREADABLE_DIR, group.errno, &path);
         }
-        self.tell(&dirs.list[number as usize], chunk, group);
+        self.tell(&dirs.list[number as usize], fd.as_deref(), chunk, group);
         if group.flags & list::LAST != 0 && !named {
             self.close(&mut dirs.list[number as usize], fd.as_deref());
         }

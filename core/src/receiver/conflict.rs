@@ -172,7 +172,7 @@ fn left(shared: &Shared, path: &[u8], copy: bool) {
             size: meta.size,
             mtime: (meta.mtime_s, meta.mtime_ns),
         };
-        tree.expect_group(dir, &mut std::iter::once((name, expected)), Rest::Unsaid);
+        tree.expect_group(dir, None, &mut std::iter::once((name, expected)), Rest::Unsaid);
     }
 }
 
@@ -185,7 +185,7 @@ pub fn tell_gone(shared: &Shared, dir: &[u8], names: &[&[u8]]) {
         mtime: (0, 0),
     };
     if let (Some(tree), false) = (shared.told(), names.is_empty()) {
-        tree.expect_group(dir, &mut names.iter().map(|name| (*name, gone)), Rest::Unsaid);
+        tree.expect_group(dir, None, &mut names.iter().map(|name| (*name, gone)), Rest::Unsaid);
     }
 }
 

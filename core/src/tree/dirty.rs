@@ -10,7 +10,7 @@ use crate::wake::Wake;
 use super::dir::Stat;
 
 /// Beyond so many names the whole directory is looked at: reading it costs no more then.
-const NAMES_MAX: usize = 512;
+pub const NAMES_MAX: usize = 512;
 /// A file that was modified and not closed is left alone until it was quiet for so long,
 const QUIET: Duration = Duration::from_secs(2);
 /// but not for longer than this: what is appended to for ever, a log, is to arrive too.
@@ -225,6 +225,12 @@ impl Dirty {
         } else {
             return;
         }
+        self.tell();
+    }
+
+    /// All of a directory is to be looked at.
+    pub fn all(&mut self, wd: i32) {
+        self.dirt.dirs.entry(wd).or_default().all = true;
         self.tell();
     }
 

@@ -6,11 +6,15 @@
 //! one of this session it is news. That one's baseline is committed behind it.
 
 use super::dir::{DirId, Expected, Record, UNVERIFIED, WAS_DIR};
+use super::dirty::NAMES_MAX;
 use super::index::Index;
 use crate::list::{DIRECTORY, GONE, OTHER, UNREADABLE};
 
 /// Distrusted paths that are kept apart; beyond, their parents are distrusted with all below.
 const DISTRUSTED_MAX: usize = 10_000;
+
+/// Below so many expectations, reading their directory is not worth it.
+pub const AWAITED_MIN: usize = 32;
 
 /// What is said of the names that a list does not name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,6 +147,13 @@ impl Index {
         };
         let open = known.records.iter().filter(|r| r.has(UNVERIFIED));
         open.map(|r| Box::from(known.name_of(r))).collect()
+    }
+
+    /// Whether so many expectations of a directory are open that reading it costs less than looking at each.
+    pub fn awaits_most(&self, dir: DirId) -> bool {
+        let all = self.dir(dir).map_or(&[][..], |d| &d.records);
+        let open = all.iter().filter(|r| r.has(UNVERIFIED)).count();
+        open > NAMES_MAX || open >= AWAITED_MIN && open * 2 >= all.len()
     }
 
     fn expect_root(&mut self, to: &Expected, granule: u32) {

@@ -24,6 +24,7 @@ fn expectations_that_are_met_are_no_change() {
         };
         tree.expect_group(
             dir.as_bytes(),
+            None,
             &mut [(name.as_bytes(), expected)].into_iter(),
             Rest::Unsaid,
         );
@@ -51,7 +52,7 @@ fn expectations_that_are_met_are_no_change() {
         size: 7,
         mtime: (1, 0),
     };
-    tree.expect_group(b"a", &mut [(&b"f"[..], never)].into_iter(), Rest::Unsaid);
+    tree.expect_group(b"a", None, &mut [(&b"f"[..], never)].into_iter(), Rest::Unsaid);
     let agreed = tree.tick();
     check(&tree, &place);
     assert_eq!(changed(&tree, agreed), [("a/f".to_owned(), false)]);

@@ -207,12 +207,42 @@ impl Tree {
         lock(&self.state).index.changed_since(path, since)
     }
 
-    /// See `Index::expect`.
-    pub fn expect_group(&self, dir: &[u8], entries: &mut dyn Iterator<Item = (&[u8], Expected)>, rest: Rest) {
+    /// See `Index::expect`; `fd` is the directory, where it is open, in which nothing is done yet.
+    pub fn expect_group(
+        &self,
+        dir: &[u8],
+        fd: Option<BorrowedFd<'_>>,
+        entries: &mut dyn Iterator<Item = (&[u8], Expected)>,
+        rest: Rest,
+    ) {
         let mut state = lock(&self.state);
         let granule = state.granule;
-        let gone = state.index.expect(dir, entries, rest, granule);
+        let mut count = 0;
+        let gone = state
+            .index
+            .expect(dir, &mut entries.inspect(|_| count += 1), rest, granule);
         state.forget(&gone, self.watch.as_ref());
+        if let Some(fd) = fd.filter(|_| count >= expect::AWAITED_MIN) {
+            self.mute(&mut state, dir, fd);
+        }
+    }
+
+    /// Of a directory of which the next refresh has to look at most, there are no events until then: some seven for each
+    /// file that a session writes would tell nothing more. It is dirty as a whole, and watched again before it is read.
+    fn mute(&self, state: &mut State, dir: &[u8], fd: BorrowedFd<'_>) {
+        let most = state.index.find(dir).filter(|&dir| state.index.awaits_most(dir));
+        let known = most.and_then(|dir| state.places.wd(dir));
+        let (Some(watch), Some(wd)) = (&self.watch, known) else {
+            return;
+        };
+        // One step for whoever takes the dirt: before it all was told, behind it all is to be read.
+        let mut dirty = lock(&self.dirty);
+        if let Ok(muted) = watch.mute(fd) {
+            dirty.all(muted);
+            if muted != wd {
+                state.orphans.push(muted);
+            }
+        }
     }
 
     /// See `Index::expect_gone`.

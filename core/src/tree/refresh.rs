@@ -196,7 +196,7 @@ impl Tree {
                 }
             }
             for dir in state.index.take_unverified() {
-                let Some(path) = state.index.path(dir) else {
+                let Some(path) = state.index.path(dir).filter(|path| !plan.held.contains_key(path)) else {
                     continue;
                 };
                 if state.index.is_read(dir) {
@@ -263,18 +263,20 @@ impl Tree {
             if !plan.everything {
                 plan.linked = found.linked;
             }
-            let state = lock(&self.state);
+            let mut state = lock(&self.state);
             for dir in found.new {
                 if let Some(path) = state.index.path(dir).filter(|_| !state.index.is_read(dir)) {
                     plan.read(path, true);
                 }
             }
-            // Its parent knows better: gone, something else, or there again.
-            found
-                .missed
-                .iter()
-                .filter(|path| !path.is_empty())
-                .for_each(|path| plan.look(path));
+            for path in found.missed.iter().filter(|path| !path.is_empty()) {
+                // Its parent knows better: gone, something else, or there again, and then it is still to be read.
+                if let Some(dir) = state.index.find(path) {
+                    let wd = state.places.forget(dir);
+                    self.unwatch(wd);
+                }
+                plan.look(path);
+            }
         }
         // Directories change places all the time: nothing of it is forgotten.
         lock(&self.dirty).stay();

@@ -21,6 +21,11 @@ impl Watch {
     }
 
     /// Never called.
+    pub fn mute(&self, _dir: BorrowedFd<'_>) -> io::Result<i32> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Never called.
     pub fn remove(&self, _wd: i32) {}
 
     /// Never called.

@@ -26,6 +26,8 @@ const MASK: u32 = bits::CREATE
     | bits::MOVE_SELF
     | bits::ONLYDIR
     | bits::EXCL_UNLINK;
+/// What is asked of one that will be read anyway: nothing about what is in it.
+const MUTED: u32 = bits::DELETE_SELF | bits::MOVE_SELF | bits::ONLYDIR | bits::EXCL_UNLINK;
 /// Events are read by so many bytes: the kernel wants room for one at least (16 and a name).
 const BLOCK: usize = 64 << 10;
 /// Events that follow each other faster than this are taken together: a burst costs few wake-ups. The queue (16,384
@@ -69,8 +71,17 @@ impl Watch {
     /// Watches an open directory: by its handle, since a path may lead elsewhere by now. Its watch descriptor, which is
     /// the one it had when it is watched already.
     pub fn add(&self, dir: BorrowedFd<'_>) -> io::Result<i32> {
+        self.ask(dir, MASK)
+    }
+
+    /// Of what happens in an open directory there are no events until it is added again. Its watch descriptor.
+    pub fn mute(&self, dir: BorrowedFd<'_>) -> io::Result<i32> {
+        self.ask(dir, MUTED)
+    }
+
+    fn ask(&self, dir: BorrowedFd<'_>, mask: u32) -> io::Result<i32> {
         let path = format!("/proc/self/fd/{}", dir.as_raw_fd());
-        let mask = WatchFlags::from_bits_retain(MASK);
+        let mask = WatchFlags::from_bits_retain(mask);
         Ok(inotify::add_watch(&self.shared.inotify, path, mask)?)
     }
 
