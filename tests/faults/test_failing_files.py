@@ -189,6 +189,20 @@ def test_a_write_that_fails(writing: FaultCase, fs: FaultyFs, kind: str) -> None
 
 
 @pytest.mark.fault("C5")
+def test_a_sync_that_fails(writing: FaultCase, fs: FaultyFs) -> None:
+    """It is not tried again, which would succeed without the data: what was written goes, and comes again."""
+    writing.build({"bad": os.urandom(BIG)})
+    writing.converges()
+    writing.build({"bad": os.urandom(BIG + 1)})
+    fs.fail("fsync", errno.EIO, r"/destination/\.bad", times=1)
+    ended = writing.push()
+    assert fs.fired()
+    assert ended.status == 0, ended
+    assert ended.result["wire_sent"] > 2 * BIG
+    writing.converges()
+
+
+@pytest.mark.fault("C5")
 def test_everything_fails(writing: FaultCase, fs: FaultyFs) -> None:
     writing.build({f"file{number}": b"1" for number in range(50)})
     writing.converges()
