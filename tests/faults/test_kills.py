@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from tests.helpers.hosts import Hosts, short_directory, this_account, two_hosts
+from tests.helpers.hosts import Hosts, our_files, short_directory, this_account, two_hosts
 from tests.helpers.oracle import assert_same
 from tests.helpers.sshd import SSHD, command_of
+from tests.helpers.trees import TreeBuilder
 from tests.helpers.trouble import (
     MIB,
     STATUSES,
@@ -243,6 +244,37 @@ def test_both_agents_killed_and_only_the_one_there_comes_back(scene: Scene, seed
     scene.tally.append(
         f"seed {seed:3} push both  {moment:.3f} s {len(left)} left, {kept} kept, {wire(again)} bytes for {remaining}"
     )
+
+
+@pytest.mark.fault("E1")
+@pytest.mark.parametrize("seed", seeds(2))
+def test_killed_while_only_what_changed_is_listed(scene: Scene, seed: int) -> None:
+    """Both know what they agreed on, so that no directory is read that would show what is left in it."""
+    hosts, top = scene.hosts, scene.tree.v1.parent / "agreed"
+    source, destination = top / "source", top / "destination"
+    random_ = random.Random(2000 + seed)
+    pair = ("push", source, f"box:{destination}")
+    if not source.exists():
+        with TreeBuilder(source, 1) as tree:
+            for number in range(1000):
+                tree.file(b"d%d/f%d" % (number % 20, number), random_.randbytes(3000))
+    for _ in range(2):
+        assert run_job(hosts.here, *pair).status == 0
+    for number in range(200):
+        (source / f"d{number % 20}/f{number}").write_bytes(random_.randbytes(3000))
+    process = hosts.here.popen(*pair, "--json")
+    with killed_after_all(process):
+        within(20, lambda: bool(our_files(destination)) or process.poll() is not None, lambda: "it never began")
+        strike(victims(hosts, ROLES[2 + seed % 2]))
+        ended = read_result(*output(process))
+    assert ended.status in STATUSES, ended
+    again = run_job(hosts.here, *pair)
+    assert again.status == 0, again
+    assert_same(source, destination)
+    assert not our_files(destination)
+    healthy(hosts.here, hosts.there)
+    listed = [result.result.get("stats", {}).get("listed") for result in (ended, again)]
+    scene.tally.append(f"seed {seed:3} push {ROLES[2 + seed % 2]:5} agreed: {ended.code or 'resumed'}, listed {listed}")
 
 
 def in_the_middle(scene: Scene, process: subprocess.Popen[bytes]) -> None:
