@@ -138,7 +138,7 @@ mod tests {
         let _ = std::fs::remove_file(&path);
         let dir = std::fs::File::open(std::env::temp_dir()).expect("temp");
         let name = path.file_name().expect("name").as_encoded_bytes();
-        let file = beneath::create_at(&dir, name).expect("create");
+        let file = beneath::create_readable_at(&dir, name).expect("create");
         beneath::unlink_at(&dir, name).expect("unlink");
         file
     }

@@ -83,7 +83,7 @@ def ordinary_account() -> Iterator[Account | None]:
     name = f"synctest{os.getpid()}"
     with short_directory() as directory:
         packages = directory / "packages"
-        _copy_packages(packages)
+        _copy_packages(packages, python)
         subprocess.run(
             ["useradd", "--system", "--password", "*", "--home-dir", directory, "--shell", "/bin/sh", name], check=True
         )
@@ -312,11 +312,12 @@ def _kill_all_of(uid: int) -> None:
                 os.kill(pid, signal.SIGKILL)
 
 
-def _copy_packages(into: Path) -> None:
-    """What the agent imports, where any account can read it."""
+def _copy_packages(into: Path, python: str) -> None:
+    """What the agent imports, where any account can read it; compiled, as what is installed is: nobody else can."""
     into.mkdir()
     for name in ("agentd", "ctl", "proto"):
         shutil.copytree(ROOT / name, into / name, ignore=shutil.ignore_patterns("__pycache__"))
+    subprocess.run([python, "-m", "compileall", "-q", into], check=True)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     todo, done = [_name_of(wanted) for wanted in project["dependencies"]], set()
     site = Path(sysconfig.get_path("platlib"))
