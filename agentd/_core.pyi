@@ -354,7 +354,8 @@ def sweep(root: bytes, temp_tag: str, partial_min: int) -> int:
     """Clear up below ``root`` (or beside it, when it is a file) after this agent's killed sessions.
 
     Temporary files go, partials of at least ``partial_min`` bytes stay, what was moved aside is put back where its
-    place is free.  How many names were dealt with.  Raises OSError when the root cannot be opened.
+    place is free.  How many names were dealt with.  Raises OSError when the root cannot be opened, and where its file
+    system fails or may not be written: it is not done then.
     """
 
 def root_identity(path: bytes) -> bytes:

@@ -88,7 +88,7 @@ pub fn hash_file(py: Python<'_>, path: Vec<u8>) -> PyResult<[u8; 32]> {
 
 /// Removes what an agent's killed sessions left below `root`, or beside it when it is a file: temporary files go,
 /// partials of at least `partial_min` bytes stay, what was moved aside is put back where its place is free.
-/// How many names were dealt with.
+/// How many names were dealt with. Raises OSError where the file system fails, or may not be written: it is not done then.
 #[pyfunction]
 pub fn sweep(py: Python<'_>, root: Vec<u8>, temp_tag: &str, partial_min: u64) -> PyResult<u64> {
     let namer = Namer::new(temp_tag).map_err(PyValueError::new_err)?;
@@ -99,13 +99,17 @@ fn sweep_tree(root: &[u8], namer: &Namer, partial_min: u64) -> io::Result<u64> {
     let (tree, name) = match beneath::given(root)? {
         Given::Directory(tree) => {
             let tree = Handles::new(tree);
-            let mut swept = 0;
+            let mut swept = Ok(0);
             let mut waiting = vec![Vec::new()];
             while let Some(path) = waiting.pop() {
-                // What cannot be entered holds nothing that this user's agent left.
-                swept += sweep_directory(&tree, &path, namer, partial_min, None, &mut waiting).unwrap_or(0);
+                let done = match sweep_directory(&tree, &path, namer, partial_min, None, &mut waiting) {
+                    // What cannot be entered holds nothing that this user's agent left.
+                    Err(e) if !is_failing(&e) => continue,
+                    done => done,
+                };
+                swept = swept.and_then(|n| Ok(n + done?));
             }
-            return Ok(swept);
+            return swept;
         }
         Given::File(dir, name) | Given::Missing(dir, name) => (dir, name),
         Given::Other => return Ok(0),
@@ -145,7 +149,16 @@ fn sweep_directory(
                 continue;
             }
         };
-        swept += u64::from(done.is_ok());
+        match done {
+            Ok(()) => swept += 1,
+            Err(e) if is_failing(&e) => return Err(e),
+            Err(_) => {}
+        }
     }
     Ok(swept)
+}
+
+/// Whether it is the file system's trouble, which may pass: what could not be removed is still to be.
+fn is_failing(e: &io::Error) -> bool {
+    matches!(e.raw_os_error(), Some(libc::EIO | libc::EROFS))
 }

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from agentd import _core
 from tests.helpers.fault_case import FaultCase
 from tests.helpers.faulty_fs import FaultyFs, faulty_fs
 from tests.helpers.hosts import Hosts, our_files, short_directory, this_account, two_hosts
@@ -213,6 +214,23 @@ def test_everything_fails(writing: FaultCase, fs: FaultyFs) -> None:
     writing.kept(*(f"file{number}" for number in range(50)))
     fs.heal()
     writing.converges()
+
+
+@pytest.mark.fault("C5")
+@pytest.mark.parametrize("op", ["unlink", "readdir"])
+@pytest.mark.parametrize("number", [errno.EIO, errno.EROFS])
+def test_what_cannot_be_swept_is_not_forgotten(fs: FaultyFs, op: str, number: int) -> None:
+    """A killed session's temporary file is on a file system that fails at the next start: the one after it sweeps."""
+    left = fs.backing / "d/.name.0123abcd00000000.sync~"
+    left.parent.mkdir()
+    left.write_bytes(b"half")
+    fs.fail(op, number, "/d")
+    with pytest.raises(OSError, match=os.strerror(number)):
+        _core.sweep(os.fsencode(fs.mount), "0123abcd", MIB)
+    assert left.exists()
+    fs.heal()
+    assert _core.sweep(os.fsencode(fs.mount), "0123abcd", MIB) == 1
+    assert not left.exists()
 
 
 @pytest.mark.fault("C4")
