@@ -343,7 +343,8 @@ def unpack_problems_untrusted(payload: Buffer | bytes) -> list[tuple[bytes, str,
     """PROBLEMS as (path, code, errno) triples; a Buffer is left empty.
 
     Codes: "vanished", "changed", "unreadable", "unreadable-directory", "write", "verify", "in-the-way",
-    "not-deleted", "metadata", "name", "special", "changed-here", "held".
+    "not-deleted", "metadata", "name", "special", "changed-here", "held", "twin"; the path of the last
+    is two, with a NUL between.
     """
 
 def landlock_abi() -> int:

@@ -99,7 +99,8 @@ def problem(path: bytes, code: str, errno: int) -> str:
     """One path's trouble on a line."""
     from proto.control_jobs import known_problem
 
-    said = f"{shown(path) or '.'}: {known_problem(shown(code.encode()))}"
+    path, text = known_problem(path, shown(code.encode()))
+    said = f"{shown(path) or '.'}: {text}"
     return f"{said}: {strerror(errno)}" if errno else said
 
 

@@ -8,7 +8,7 @@ from struct import error as struct_error
 from proto import limits
 from proto.control_ends import LOCATION_MAX, NAME_MAX, TARGETS_MAX, check_ids
 from proto.errors import RemoteProtocolError
-from proto.job import COMPRESS, ENVIRONMENT, EXCLUDE_MAX, FSYNC, PROBLEMS
+from proto.job import COMPRESS, ENVIRONMENT, EXCLUDE_MAX, FSYNC, PROBLEMS, shown
 from proto.record import NamedTuple
 from proto.schema import (
     Profile,
@@ -298,9 +298,10 @@ def unpack_problems_untrusted(payload: bytes | bytearray | memoryview) -> list[t
     return problems
 
 
-def known_problem(code: str) -> str:
-    """What a problem's code means, for people; a code of a newer agent speaks for itself."""
-    return PROBLEMS.get(code, code)
+def known_problem(path: bytes, code: str) -> tuple[bytes, str]:
+    """A problem's own path, and what its code means, for people; a code of a newer agent speaks for itself."""
+    path, _, other = path.partition(b"\0")
+    return path, PROBLEMS.get(code, code).replace("{other}", shown(other))
 
 
 def check_environment(env: object) -> None:

@@ -33,6 +33,7 @@ PROBLEMS: dict[str, str] = {
     "special": "special file, skipped",
     "changed-here": "changed at the destination meanwhile; left as it is",
     "held": "deletions are held: the source is another directory than when they were last made; --force makes them",
+    "twin": "the destination's file system takes it and {other} for one name, and has that one; rename one of them",
 }
 """Problem code -> what happened, for people.  The numbers on the peer's wire are in docs/protocol.md, in this order."""
 
@@ -117,7 +118,7 @@ class Items(NamedTuple):
 
 
 class Problems(NamedTuple):
-    """Paths that did not make it: (path, code, errno or 0)."""
+    """Paths that did not make it: (path, code, errno or 0).  Of a ``twin`` both paths, with a NUL between."""
 
     problems: list[tuple[bytes, str, int]]
 

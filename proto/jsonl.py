@@ -48,8 +48,9 @@ def to_json(message: Message, payload: bytes | bytearray | memoryview | None = N
         ]
     elif type(message) is Problems:
         value["problems"] = [
-            {**named("path", path), "code": code, "errno": errno, "text": known_problem(code)}
-            for path, code, errno in unpack_problems_untrusted(payload or b"")
+            {**named("path", path), "code": code, "errno": errno, "text": text}
+            for at, code, errno in unpack_problems_untrusted(payload or b"")
+            for path, text in (known_problem(at, code),)
         ]
     return value
 

@@ -91,6 +91,7 @@ def fates(asked: Asked, outcome: Outcome | None) -> dict[str, list[bytes]]:
 
 def _concerns(problem: bytes, path: bytes) -> bool:
     """Whether a problem is about ``path``: at it, below it, or with a directory that it is in."""
+    problem = problem.partition(b"\0")[0]
     return problem == path or problem.startswith(path + b"/") or path.startswith(problem + b"/") or not problem
 
 

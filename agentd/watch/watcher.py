@@ -263,7 +263,8 @@ class Watcher:
             self._publish("synced", done or "up to date", pair=self.pair.name, counters=outcome.stats)
         if count:
             for path, code, _ in problems[:PROBLEMS_TOLD]:
-                self._publish("problem", f"{shown(path)}: {code}", pair=self.pair.name, code=code)
+                own, _, _ = path.partition(b"\0")
+                self._publish("problem", f"{shown(own)}: {code}", pair=self.pair.name, code=code)
         self._rest()
 
     def _rest(self) -> None:

@@ -12,7 +12,7 @@ use crate::temp::{self, Kind, Namer, TRASH};
 use crate::tree::root::Identity;
 
 /// Code names in the order of docs/protocol.md, PROBLEMS.
-const PROBLEMS: [&str; 13] = [
+const PROBLEMS: [&str; 14] = [
     "vanished",
     "changed",
     "unreadable",
@@ -26,6 +26,7 @@ const PROBLEMS: [&str; 13] = [
     "special",
     "changed-here",
     "held",
+    "twin",
 ];
 
 /// PROBLEMS as (path, code, errno).

@@ -68,8 +68,10 @@ class FaultyFs(NamedTuple):
 
 @contextlib.contextmanager
 def faulty_fs(directory: Path, *, names: str = "", name_max: int = 255) -> Iterator[FaultyFs]:
-    """One that is mounted at ``directory/mnt``.  ``names`` is "fold" where case does not tell names apart, or "nfd"
-    where they are kept decomposed; none may be longer than ``name_max`` bytes.  Skips where it cannot be mounted.
+    """One that is mounted at ``directory/mnt``.  Skips where it cannot be mounted.
+
+    ``names`` is "fold" where case does not tell names apart, "still" where a change of it alone does nothing besides,
+    or "nfd" where names are kept decomposed; none may be longer than ``name_max`` bytes.
     """
     import pytest
 
@@ -152,7 +154,7 @@ class _Passthrough:
         """The name as it is kept."""
         if self.names == "nfd":
             return unicodedata.normalize("NFD", name)
-        if self.names == "fold" and not os.path.lexists(f"{directory}/{name}"):
+        if self.names in ("fold", "still") and not os.path.lexists(f"{directory}/{name}"):
             with contextlib.suppress(OSError):
                 return next((had for had in os.listdir(directory) if had.casefold() == name.casefold()), name)
         return name

@@ -6,6 +6,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::Shared;
+use super::aliases::Aliases;
 use super::compare::Generator;
 use super::dirs::Dir;
 use super::entries::At;
@@ -54,13 +55,16 @@ impl Shared {
 
 impl Generator<'_> {
     /// Tells what a compared group is to become; `fd` is its directory. What is to be deleted is told when that is decided.
-    pub(super) fn tell(&self, dir: &Dir, fd: Option<&OwnedFd>, chunk: &Chunk, group: &Group) {
+    pub(super) fn tell(&self, dir: &Dir, fd: Option<&OwnedFd>, chunk: &Chunk, group: &Group, aliases: &Aliases<'_>) {
         let Some(tree) = self.shared.told() else { return };
         let range = group.start..group.start + group.entries;
-        let mut entries = range.filter_map(|i| {
+        let kept = aliases.kept.iter();
+        let kept = kept.map(|(i, other)| (&**other, Expected::from(&chunk.entry(*i))));
+        let entries = range.filter_map(|i| {
             let entry = chunk.entry(i);
             (entry.kind != GONE).then(|| (entry.name, Expected::from(&entry)))
         });
+        let mut entries = entries.chain(kept);
         let whole = group.flags == list::FIRST | list::LAST && dir.complete && dir.unlisted.is_empty();
         let rest = match (self.shared.options.delete, whole) {
             (false, _) => Rest::Unsaid,

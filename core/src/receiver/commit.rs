@@ -181,6 +181,14 @@ pub fn count(shared: &Shared, bytes: u64, files: u64, new: bool) {
 /// A claimed file cannot be kept.
 pub fn failed(shared: &Shared, pending: &Arc<Pending>, i: u32, e: &io::Error) {
     let changed = matches!(e.raw_os_error(), Some(libc::EEXIST | libc::EISDIR | libc::ENOTEMPTY));
+    let twin = || {
+        let (_, name, _) = target(shared, pending, i);
+        let dir = pending.dir(shared, i);
+        dir.is_ok_and(|fd| shared.is_twin(&fd, name, &path_of(shared, pending, i)))
+    };
+    if e.raw_os_error() == Some(libc::EEXIST) && twin() {
+        return settled(shared, pending, i);
+    }
     let code = if changed { problem::CHANGED_HERE } else { problem::WRITE };
     shared.trouble(code, &path_of(shared, pending, i), e);
     settled(shared, pending, i);

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::aliases::Aliases;
 use super::dirs::{Dir, Dirs, Here, Parts};
 use super::entries::At;
 use super::groups::{self, Follower};
@@ -278,6 +279,7 @@ impl Generator<'_> {
         };
         let whole = group.flags & (list::FIRST | list::LAST) == list::FIRST | list::LAST;
         self.duplicates(dirs, number, chunk, from, group, whole)?;
+        let mut aliases = Aliases::new(chunk, from, group);
         for i in from..group.start + group.entries {
             if self.shared.stopped() {
                 return Err(Stop);
@@ -292,7 +294,7 @@ impl Generator<'_> {
                 link: chunk.link_of(i),
                 meta: None,
             };
-            self.entry(dirs, i, &entry, &mut place, found)?;
+            self.entry(dirs, i, &entry, &mut place, &mut aliases, found)?;
             let wanted = found.wanted.last().is_some_and(|&(last, _)| last == i);
             if self.shared.wants_all && entry.kind == REGULAR && !wanted && place.link.is_none() {
                 found.wanted.push((i, Place::Nowhere));
@@ -304,7 +306,7 @@ impl Generator<'_> {
             let out = &self.shared.out;
             out.problem(&self.shared.counters, problem::UNREADABLE_DIR, group.errno, &path);
         }
-        self.tell(&dirs.list[number as usize], fd.as_deref(), chunk, group);
+        self.tell(&dirs.list[number as usize], fd.as_deref(), chunk, group, &aliases);
         if group.flags & list::LAST != 0 && !named {
             self.close(&mut dirs.list[number as usize], fd.as_deref());
         }

@@ -37,6 +37,8 @@ pub enum Parts {
 pub struct Dir {
     pub path: Box<[u8]>,
     pub here: Here,
+    /// It was read, and there was something in it.
+    pub occupied: bool,
     /// Whether it is yet to be made: a new one is, when its listing comes.
     pub due: bool,
     pub mode: u16,
@@ -117,6 +119,7 @@ impl Dirs {
         self.list.push(Dir {
             path: path.into(),
             here,
+            occupied: false,
             due: false,
             moved: false,
             mode: entry.mode,

@@ -18,6 +18,7 @@ impl Generator<'_> {
             let fd = self.reach(dir)?;
             dir.unlisted.clear();
             beneath::each_name(&fd, |name| {
+                dir.occupied = true;
                 if name != TRASH {
                     dir.unlisted.insert(name.into());
                 }

@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::aliases::Aliases;
 use super::compare::{Found, Generator, Step};
 use super::conflict::{self, Verdict};
 use super::dirs::{Dir, Dirs, Here};
@@ -94,6 +95,7 @@ impl Generator<'_> {
         i: u32,
         entry: &Entry<'_>,
         at: &mut At<'_>,
+        aliases: &mut Aliases<'_>,
         found: &mut Found,
     ) -> Step<()> {
         let shared = self.shared;
@@ -112,7 +114,7 @@ impl Generator<'_> {
             }
         }
         let dir = &mut dirs.list[at.dir as usize];
-        let listed_here = dir.unlisted.remove(entry.name) || at.named;
+        let shown = dir.unlisted.remove(entry.name);
         if dir.here == Here::Blocked {
             if entry.kind == DIRECTORY {
                 self.listed(dirs, &at.path, entry, Here::Blocked, false, at.named)?;
@@ -120,7 +122,7 @@ impl Generator<'_> {
             return Ok(());
         }
         at.meta = match at.fd {
-            Some(fd) if listed_here => match beneath::stat_at(fd, entry.name) {
+            Some(fd) if shown || at.named || dir.occupied => match beneath::stat_at(fd, entry.name) {
                 Ok(meta) => Some(meta),
                 Err(e) if e.raw_os_error() == Some(libc::ENOENT) => None,
                 Err(e) => {
@@ -130,6 +132,12 @@ impl Generator<'_> {
             },
             _ => None,
         };
+        if !shown && at.meta.is_some() && !self.alias(dirs, i, entry, at, aliases) {
+            if entry.kind == DIRECTORY {
+                self.listed(dirs, &at.path, entry, Here::Blocked, false, at.named)?;
+            }
+            return Ok(());
+        }
         if matches!(entry.kind, REGULAR | SYMLINK) && shared.options.partial {
             dirs.retract(&at.path);
         }

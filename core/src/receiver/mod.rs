@@ -5,6 +5,7 @@
 //! Python only move things in and out of queues.
 
 mod advice;
+mod aliases;
 mod apply;
 mod asides;
 mod basis;
@@ -114,7 +115,9 @@ pub mod problem {
     pub const NAME: u8 = 10;
     pub const CHANGED_HERE: u8 = 12;
     pub const HELD: u8 = 13;
-    pub const MAX: u8 = 13;
+    /// Of two paths, with a NUL between.
+    pub const TWIN: u8 = 14;
+    pub const MAX: u8 = 14;
 }
 
 /// The destination before the session.
@@ -273,10 +276,19 @@ impl Shared {
                 self.full_errno.store(errno, Ordering::Relaxed);
                 self.full.store(true, Ordering::Release);
             }
+            libc::EEXIST if self.is_there_otherwise(path) => {}
             libc::ENAMETOOLONG | libc::EILSEQ => self.out.problem(&self.counters, problem::NAME, errno, path),
             _ => self.out.problem(&self.counters, code, errno, path),
         }
     }
+
+    /// Whether `path` is there by another spelling, which was told.
+    fn is_there_otherwise(&self, path: &[u8]) -> bool {
+        let (parent, name) = split(path);
+        let dir = self.handles().and_then(|h| h.dir(parent));
+        dir.is_ok_and(|fd| self.is_twin(&fd, name, path))
+    }
+
     /// What failed may have failed as a directory was moved away or replaced under our hands. It may be back before the tree
     /// looks, as if nothing had happened: the next session is to look at it afresh.
     fn doubt(&self, path: &[u8], errno: i32) {

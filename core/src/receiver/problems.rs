@@ -37,6 +37,9 @@ pub fn unpack_problems_untrusted(payload: &[u8]) -> Result<Vec<Problem>, &'stati
         }
         let len = u32_at(rest, 8) as usize;
         let path = rest[12..].get(..len).ok_or("a problem that is cut short")?;
+        if path.contains(&0) && rest[0] != problem::TWIN {
+            return Err("a path with a NUL byte");
+        }
         problems.push((path.to_vec(), rest[0], u32_at(rest, 4).cast_signed()));
         rest = &rest[12 + len..];
     }

@@ -118,6 +118,11 @@ impl Index {
         *self.distrusted.entry(path).or_insert(false) |= deep;
     }
 
+    /// Whether this very path is.
+    pub fn is_distrusted(&self, path: &[u8]) -> bool {
+        self.distrusted.contains_key(path)
+    }
+
     /// Takes a distrust back: of the path, or of all below too.
     pub fn trust(&mut self, path: &[u8], below: bool) {
         if self.distrusted.is_empty() {

@@ -257,6 +257,14 @@ impl Tree {
         lock(&self.state).index.distrust(path, deep);
     }
 
+    /// Whether something is known or expected to be at `path`, and whether that is distrusted.
+    pub fn opinion(&self, path: &[u8]) -> (bool, bool) {
+        let state = lock(&self.state);
+        let (dir, name) = expect::split(path);
+        let known = state.index.find(dir).and_then(|dir| state.index.get(dir, name));
+        (known.is_some(), state.index.is_distrusted(path))
+    }
+
     /// See `Index::commit`.
     pub fn commit(&self, key: [u8; 16], id: [u8; 16], tick: u64) {
         lock(&self.state).index.commit(key, id, tick);
