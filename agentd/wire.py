@@ -221,7 +221,7 @@ class _SocketPipe:
                 raise _translated(e) from None
 
     def _moved(self, count: int) -> int:
-        self._unyielded += count
+        self._unyielded += max(count, YIELD // 4)  # a few bytes may be many frames
         return count
 
     async def _yield(self) -> None:
