@@ -57,6 +57,8 @@ class Sender:
     that were moved after it say where they were.
     ``confine``: each of its threads restricts itself, by Landlock, to reading below ``root`` (below the directory of a
     root that is one file) before it opens a path that the receiver named, where ``landlock_abi()`` is not 0.
+    ``ahead``: where the first chunk of ``looks`` names a few small files and nothing else, their content goes out with
+    it, at most 64 KiB; ``data_window`` has to have room for that.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class Sender:
         looks: Buffer | bytes | None = None,
         since: int | None = None,
         confine: bool = True,
+        ahead: bool = False,
     ) -> None: ...
     def start(self) -> None:
         """Begin to list.  Once."""

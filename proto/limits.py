@@ -47,6 +47,9 @@ LIST_WINDOW = 8 << 20
 FIRST_LIST_WINDOW = 1 << 20
 """What every receiver grants before OPENED says its window: a sender's list follows its OPEN without waiting."""
 
+FIRST_DATA_WINDOW = 64 << 10
+"""The same for data: a few small files that changed follow a list of changes without being asked for (AHEAD)."""
+
 FAR_RTT_US = 10_000
 """From here on a receiver says how much has arrived: nearer links hold little."""
 

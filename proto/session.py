@@ -28,7 +28,8 @@ class State(enum.Enum):
     ASKED = "asked"
     """OPEN came; OPENED has not been sent."""
     OPENING = "opening"
-    """OPEN was sent; OPENED has not come.  A sender may list meanwhile, within the first window."""
+    """OPEN was sent; OPENED has not come.  A sender may list meanwhile, and send what comes unasked, within the first
+    windows."""
     LISTED_EARLY = "listed early"
     """An opening sender whose whole list is out already."""
     LISTING = "listing"
@@ -64,9 +65,10 @@ SENDER_ROWS = (
     Row(_S.IDLE, ">", "open", _S.OPENING),
     Row(_S.IDLE, "<", "open", _S.ASKED),
     Row(_S.ASKED, ">", "opened", _S.LISTING),
-    Row(_S.OPENING, ">", "list", _S.OPENING),
+    Row(_S.OPENING, ">", "list data", _S.OPENING),
     Row(_S.OPENING, ">", "list-end", _S.LISTED_EARLY),
     Row(_S.OPENING, "<", "opened", _S.LISTING),
+    Row(_S.LISTED_EARLY, ">", "data", _S.LISTED_EARLY),
     Row(_S.LISTED_EARLY, "<", "opened", _S.FLOWING),
     Row(_S.LISTING, ">", "list data", _S.LISTING),
     Row(_S.LISTING, "<", "want look basis again ack got problems items", _S.LISTING),
@@ -157,7 +159,12 @@ class Session:
 
     _table: Table
 
-    def __init__(self, *, first_list_window: int = limits.FIRST_LIST_WINDOW) -> None:
+    def __init__(
+        self,
+        *,
+        first_list_window: int = limits.FIRST_LIST_WINDOW,
+        first_data_window: int = limits.FIRST_DATA_WINDOW,
+    ) -> None:
         self.state = State.IDLE
         self.open: Open | None = None
         self.joined = 0
@@ -176,7 +183,7 @@ class Session:
         """The agreed state that both ends hold, once OPENED named it: the list is what changed since."""
         self.want_all = False
         """The receiver's root was missing or empty: everything is wanted, and no WANT comes."""
-        self._first_list_window = first_list_window
+        self._first_windows = first_list_window, first_data_window
         self._list = _Window(0)
         self._data = _Window(0)
 
@@ -246,8 +253,8 @@ class Session:
             return "more baselines than it can be about"
         if message.baselines and message.state in _WANT_ALL:
             return "part of the list for a root that has nothing"
-        if not receiver_opens:  # the list leaves before OPENED says the window
-            self._list.granted = self._first_list_window
+        if not receiver_opens:  # the list leaves before OPENED says the windows
+            self._list.granted, self._data.granted = self._first_windows
         self.open = message
         return None
 
@@ -268,7 +275,7 @@ class Session:
             return "a baseline that was not named"
         self.baseline = message.baseline
         self._list.granted = max(self._list.granted, receiver.list_window)
-        self._data.granted = receiver.data_window
+        self._data.granted = max(self._data.granted, receiver.data_window)
         return None
 
     def _check_list(self, message: List, payload: Any) -> str | None:
@@ -304,8 +311,8 @@ class Session:
         return None if self.wants or (self.want_all and self.chunks) else "nothing was wanted"
 
     def _check_data(self, _message: Data, payload: Any) -> str | None:
-        if not self.wants and not self.want_all:
-            return "nothing was wanted"
+        if not self.chunks:  # what comes unasked, and what was asked for, the engines know
+            return "nothing was listed"
         # Frames on several connections overtake each other, one payload for each further connection at the most.
         return None if self._data.take(len(payload), self.joined * limits.PAYLOAD_MAX) else "beyond the data window"
 

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 Outgoing = tuple[peer.PeerMessage, Any]
 """A message to send and its payload or None."""
 
+_SENDING = frozenset((State.OPENING, State.LISTED_EARLY, State.LISTING, State.FLOWING))
+"""In which data may go out: before OPENED, what goes ahead with the list."""
+
 Observer = Callable[[str, Any], None]
 """Called with "items" or "problems" and the payload, at the side that shows them to a person."""
 
@@ -251,7 +254,7 @@ class SenderEndpoint(Endpoint):
 
     def take_data(self) -> Outgoing | None:
         """Wanted file data, as far as the receiver's window goes."""
-        if self.session.state not in (State.LISTING, State.FLOWING):
+        if self.session.state not in _SENDING:
             return None
         with self._engine_errors():
             event = self._sender.next_data()

@@ -28,6 +28,7 @@ class Tuning(NamedTuple):
     list_window: int = limits.LIST_WINDOW
     first_list_window: int = limits.FIRST_LIST_WINDOW
     data_window: int = limits.DATA_WINDOW
+    first_data_window: int = limits.FIRST_DATA_WINDOW
     delta_min: int = 64 << 10
     """Smaller files are sent whole.  A signature costs no round trip (BASIS follows WANT), but both ends hash what one
     end would only send: 1 ms of processor for 1 MiB.  Over a loopback of 1 GB/s that is even from 1 to 4 MiB on, over 1
@@ -48,6 +49,16 @@ class Tuning(NamedTuple):
     """From here on one SSH channel's 2 MiB window is the bottleneck."""
     stripe_min: int = 16 << 20
     """Bytes still to come that make further connections worth their making."""
+
+    @property
+    def first_windows(self) -> dict[str, int]:
+        """What a session's machine takes for granted before OPENED says more."""
+        return {"first_list_window": self.first_list_window, "first_data_window": self.first_data_window}
+
+    @property
+    def windows(self) -> tuple[int, int]:
+        """What a receiver grants: bytes of list, and of data."""
+        return max(self.list_window, self.first_list_window), max(self.data_window, self.first_data_window)
 
 
 class Knowing(NamedTuple):
@@ -124,12 +135,13 @@ class CrateEngines:
                 threads=self._tuning.threads,
                 batch_max=self._tuning.batch_max,
                 list_window=self._tuning.first_list_window if pushing else open.list_window,
-                data_window=0 if pushing else open.data_window,
+                data_window=self._tuning.first_data_window if pushing else open.data_window,
                 compress=open.compress,
                 far=self._is_far(open),
                 wake_fd=wake_fd,
                 profile=open.profile,
                 confine=self._tuning.confine,
+                ahead=looks is not None and not (open.dry_run or open.checksum),
                 **more,
             ),
         )
@@ -145,6 +157,7 @@ class CrateEngines:
         temp_tag: str,
     ) -> ReceiverEngine:
         """Raises OSError when ``root`` cannot be opened or its parent is missing."""
+        list_window, data_window = self._tuning.windows
         return cast(
             "ReceiverEngine",
             _core.Receiver(
@@ -163,8 +176,8 @@ class CrateEngines:
                 threads=self._tuning.threads,
                 delta_min=self._tuning.far_delta_min if self._is_far(open) else self._tuning.delta_min,
                 partial_min=self._tuning.partial_min,
-                list_window=max(self._tuning.list_window, self._tuning.first_list_window),
-                data_window=self._tuning.data_window,
+                list_window=list_window,
+                data_window=data_window,
                 temp_tag=temp_tag,
                 wake_fd=wake_fd,
                 profile=open.profile,

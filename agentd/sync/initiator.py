@@ -173,14 +173,14 @@ class Initiator:
         far_path = far.path
         if far.host is None:
             far_path = roots.absolute(far_path, self._base)
-        tuning = self._shop.tuning
+        list_window, data_window = (0, 0) if self._pushing else self._shop.tuning.windows
         return Open(
             session=self._session,
             epoch=epoch,
             side="receiver" if self._pushing else "sender",
             root=far_path,
-            list_window=0 if self._pushing else max(tuning.list_window, tuning.first_list_window),
-            data_window=0 if self._pushing else tuning.data_window,
+            list_window=list_window,
+            data_window=data_window,
             delete=options.delete,
             checksum=options.checksum,
             dry_run=options.dry_run,
@@ -277,7 +277,7 @@ class _Epoch:
         if opening.delete and opening.epoch:  # some time has passed
             root = await self._shop.blocking(roots.identified, root)
         source = Provenance(self._shop.journal, root, opening, greeted(connection).agent, initiating=True)
-        engines, session = self._shop.engines, SenderSession(first_list_window=self._shop.tuning.first_list_window)
+        engines, session = self._shop.engines, SenderSession(**self._shop.tuning.first_windows)
         meter = Meter() if opening.profile else None
         memory.hold = self._hold
         opening = opening._replace(hold=source.held, baselines=[] if source.held else memory.offers(1))
@@ -306,7 +306,7 @@ class _Epoch:
 
     async def _receive(self, memory: Memory, connection: Connection, opening: Open, root: Root, path: bytes) -> Pump:
         """Pull: the sender may know since when there is something to list."""
-        session = ReceiverSession(first_list_window=self._shop.tuning.first_list_window)
+        session = ReceiverSession(**self._shop.tuning.first_windows)
         meter = Meter() if opening.profile else None
         make = partial(self._shop.engines.receiver, arrow=">", temp_tag=temp_tag(self._shop.identity(), scoped=False))
         offers = memory.offers(limits.BASELINES_MAX) if root.kind == "directory" else []

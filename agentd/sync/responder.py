@@ -73,7 +73,7 @@ async def _receive(shop: Workshop, served: Served, opening: Open) -> bool:
     root = await shop.blocking(roots.destination_root, path)
     _guard_overlap(shop, served.connection, root, opening)
     who = greeted(served.connection)
-    session = ReceiverSession(first_list_window=shop.tuning.first_list_window)
+    session = ReceiverSession(**shop.tuning.first_windows)
     session.receive_untrusted(opening)
     meter = Meter() if opening.profile else None
     arrow = ">" if who.agent == shop.identity().agent else "<"
@@ -128,9 +128,7 @@ async def _receive(shop: Workshop, served: Served, opening: Open) -> bool:
                     endpoint.hold()
                 if opening.baselines:
                     endpoint.look(EVERYTHING if looks is None else looks)
-                tuning = shop.tuning
-                window = max(tuning.list_window, tuning.first_list_window)
-                opened = Opened(opening.session, opening.epoch, window, tuning.data_window, engine.state, baseline)
+                opened = Opened(opening.session, opening.epoch, *shop.tuning.windows, engine.state, baseline)
                 del engine  # the endpoint alone refers to it
                 return await _run(shop, served, endpoint, opened, wake, memory)
 
@@ -140,7 +138,7 @@ async def _send(shop: Workshop, served: Served, opening: Open) -> bool:
     root = await shop.blocking(roots.source_root, path)
     _guard_overlap(shop, served.connection, root, opening)
     who = greeted(served.connection)
-    session = SenderSession(first_list_window=shop.tuning.first_list_window)
+    session = SenderSession(**shop.tuning.first_windows)
     session.receive_untrusted(opening)
     meter = Meter() if opening.profile else None
     failed = partial(roots.source_error, path)

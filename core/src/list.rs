@@ -35,6 +35,8 @@ pub const LINKS: u16 = 8;
 pub const REMEMBERED: u16 = 16;
 /// Chunk flag: some files and directories say what path they had.
 pub const ORIGINS: u16 = 32;
+/// Chunk flag: the content of every regular file of the chunk comes without being asked for.
+pub const AHEAD: u16 = 64;
 
 /// Group flag: the first part of a directory.
 pub const FIRST: u8 = 1;
@@ -142,7 +144,7 @@ impl Chunk {
             return Err("a file-list chunk of an unknown layout");
         }
         let flags = u16_at(&data, 2);
-        if flags & !(SINGLE | OWNERS | HASHES | LINKS | REMEMBERED | ORIGINS) != 0 {
+        if flags & !(SINGLE | OWNERS | HASHES | LINKS | REMEMBERED | ORIGINS | AHEAD) != 0 {
             return Err("a file-list chunk with unknown flags");
         }
         let [group_count, entries, paths_len, names_len, targets_len] =
@@ -206,6 +208,9 @@ impl Chunk {
         for group in &self.groups {
             let path = self.path(group);
             let partial = group.flags & PARTIAL != 0;
+            if self.is_ahead() && (!partial || !self.links.is_empty()) {
+                return Err("content that comes unasked of more than single names");
+            }
             if !path.is_empty() && !path.split(|&b| b == b'/').all(is_component) {
                 return Err("a directory path that is not relative and plain");
             }
@@ -255,6 +260,11 @@ impl Chunk {
     /// Chunk flags.
     pub fn flags(&self) -> u16 {
         self.flags
+    }
+
+    /// Whether the content of every regular file in it comes without being asked for.
+    pub fn is_ahead(&self) -> bool {
+        self.flags & AHEAD != 0
     }
 
     /// How many entries there are.

@@ -82,7 +82,7 @@ impl Sender {
     #[pyo3(signature = (
         root, *, filters, hashes, owners, hard_links, threads, batch_max, list_window, data_window, compress, far,
         wake_fd,
-        profile = false, tree = None, looks = None, since = None, confine = true
+        profile = false, tree = None, looks = None, since = None, confine = true, ahead = false
     ))]
     #[allow(clippy::too_many_arguments, reason = "keywords of the Python constructor")]
     fn new(
@@ -104,6 +104,7 @@ impl Sender {
         looks: Option<&Bound<'_, PyAny>>,
         since: Option<u64>,
         confine: bool,
+        ahead: bool,
     ) -> PyResult<Self> {
         if threads == 0 || batch_max == 0 {
             return Err(PyValueError::new_err("threads and batch_max are at least 1"));
@@ -131,6 +132,7 @@ impl Sender {
             compress: Compress::parse(compress).ok_or_else(|| PyValueError::new_err("compress"))?,
             far,
             confine,
+            ahead,
         };
         let source = py.detach(|| Source::open(&root))?;
         Ok(Self {

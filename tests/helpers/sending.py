@@ -181,6 +181,7 @@ class Sending:
         tree: Tree | None = None,
         looks: Buffer | bytes | None = None,
         since: int | None = None,
+        ahead: bool = False,
     ) -> None:
         self._wake = os.eventfd(0, os.EFD_NONBLOCK)
         try:
@@ -188,6 +189,7 @@ class Sending:
                 os.fsencode(root), filters=list(filters), hashes=hashes, owners=owners, hard_links=hard_links,
                 threads=threads, batch_max=batch_max, list_window=list_window, data_window=data_window,
                 compress=compress, far=False, wake_fd=self._wake, tree=tree, looks=looks, since=since,
+                ahead=ahead,
             )  # fmt: skip
         except OSError:
             os.close(self._wake)

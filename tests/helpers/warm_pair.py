@@ -75,7 +75,8 @@ class Pair:
         )  # fmt: skip
         sender = _core.Sender(
             os.fsencode(self.source), owners=False, batch_max=1 << 20, compress="never", far=False, tree=here,
-            looks=here.changes(mine, PLENTY), since=mine if self.baseline else None, **settings,
+            looks=here.changes(mine, PLENTY), since=mine if self.baseline else None,
+            ahead=not options.get("dry_run"), **settings,
         )  # fmt: skip
         try:
             looks = there.changes(theirs, PLENTY) if agreed else EVERYTHING

@@ -122,8 +122,8 @@ def join(
     baseline: bytes | None = None,
 ) -> list[End]:
     """Two endpoints over two pipes, OPEN said and OPENED on its way."""
-    sending_session = SenderSession(first_list_window=windows[0])
-    receiving_session = ReceiverSession(first_list_window=windows[0])
+    first = {"first_list_window": windows[0], "first_data_window": windows[1]}
+    sending_session, receiving_session = SenderSession(**first), ReceiverSession(**first)
     there, back = (Pipe(capacity, allocate) for capacity in capacities)
     sending = SenderEndpoint(sending_session, sender, guarded=guarded)
     receiving = ReceiverEndpoint(receiving_session, receiver)

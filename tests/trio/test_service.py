@@ -67,7 +67,8 @@ directions = pytest.mark.parametrize("make", [push, pull, here])
 @directions
 @pytest.mark.parametrize("windows", [1, 100, 1 << 20])
 async def test_a_tree_arrives(roots: tuple[bytes, bytes], make: type, windows: int) -> None:
-    async with open_joined(Tuning(list_window=windows, first_list_window=windows, data_window=windows)) as joined:
+    tiny = Tuning(list_window=windows, first_list_window=windows, data_window=windows, first_data_window=windows)
+    async with open_joined(tiny) as joined:
         job = make(roots, delete=True)
         trees = place(joined, job, TREE, {b"old": b"x", b"file3": b"other"})
         outcome = await joined.run_job(job)
@@ -517,7 +518,7 @@ async def test_a_spare_answers_pings(joined: Joined) -> None:
 
 async def test_striping_over_a_long_link(roots: tuple[bytes, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(initiator, "PROGRESS_S", 0.001)
-    async with open_joined(Tuning(stripe_min=1, stripes=3, data_window=300)) as joined:
+    async with open_joined(Tuning(stripe_min=1, stripes=3, data_window=300, first_data_window=300)) as joined:
         joined.link.rtt_s = 0.05
         for job in (push(roots), pull(roots)):
             trees = place(joined, job, {b"%d" % n: os.urandom(4000) for n in range(60)})

@@ -94,7 +94,7 @@ async def test_a_gap_in_the_list(joined: Joined, roots: tuple[bytes, bytes]) -> 
 
 async def test_data_that_nobody_wanted(joined: Joined, roots: tuple[bytes, bytes]) -> None:
     joined.there.engines.trees[roots[1]] = {b"not": b"empty"}
-    assert "nothing was wanted" in (await hostile(joined, opening(roots), (Data(), b"x"))).message
+    assert "nothing was listed" in (await hostile(joined, opening(roots), (Data(), b"x"))).message
 
 
 async def test_credits_that_are_ignored(roots: tuple[bytes, bytes]) -> None:

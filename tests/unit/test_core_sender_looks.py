@@ -249,3 +249,50 @@ def test_more_names_than_a_sender_remembers_are_a_list_of_everything(tmp_path: P
     with Sending(tmp_path, looks=b"") as running, Sending(tmp_path) as whole:
         running.list_all()
         assert running.look(looks(*names)) == whole.list_all()
+
+
+AHEAD = 64
+
+
+def is_ahead(chunk: bytes) -> bool:
+    return bool(struct.unpack_from("<H", chunk, 2)[0] & AHEAD)
+
+
+def test_a_few_small_files_come_with_the_list(tmp_path: Path) -> None:
+    make_tree(tmp_path)
+    with Sending(tmp_path, looks=looks(b"a/b/file", b"top", b"a/link"), ahead=True, data_window=1 << 16) as running:
+        running.list_all()
+        assert is_ahead(running.chunks[0])
+        running.until_resolved(2)  # no WANT was said
+        assert sorted(record.data for record in running.records) == [b"content", b"top"]
+        running.want()
+        later = looks(b"a/b/c/deep")
+        running.look(later)
+        assert not is_ahead(running.chunks[1])
+
+
+def test_what_came_with_the_list_is_not_asked_for(tmp_path: Path) -> None:
+    make_tree(tmp_path)
+    with Sending(tmp_path, looks=looks(b"top"), ahead=True) as running:
+        running.list_all()
+        with pytest.raises(PeerViolation, match="without one"):
+            running.want(b"top")
+
+
+@pytest.mark.parametrize("what", ["nothing", "whole", "large", "linked", "link"])
+def test_all_else_waits_until_it_is_wanted(tmp_path: Path, what: str) -> None:
+    make_tree(tmp_path)
+    (tmp_path / "large").write_bytes(bytes(1 << 16))
+    (tmp_path / "large2").write_bytes(b"x")
+    os.link(tmp_path / "top", tmp_path / "a" / "other")
+    asked = {
+        "nothing": looks(b"a/gone"),
+        "whole": looks(b"large2", deep=(b"a/b",)),
+        "large": looks(b"large", b"large2"),
+        "linked": looks(b"large2", b"top"),
+        "link": looks(b"a/link"),
+    }[what]
+    with Sending(tmp_path, looks=asked, ahead=True) as running:
+        running.list_all()
+        assert not any(map(is_ahead, running.chunks))
+        assert not running.records

@@ -128,7 +128,7 @@ def test_a_whole_session(opening: Open) -> None:
     say(receiver, sender, Basis(), b"signature")
     say(sender, receiver, Data(), b"data")
     say(sender, receiver, ListEnd(1, 1, bytes(32)))
-    say(receiver, sender, Ack(), struct.pack("<QQ", 1 << 21, 200))
+    say(receiver, sender, Ack(), struct.pack("<QQ", 1 << 21, 1 << 21))
     say(receiver, sender, Done({}))
     assert sender.heard_all
     assert sender.finished
@@ -311,7 +311,7 @@ def test_an_empty_root_wants_everything_and_nothing_else() -> None:
 def test_a_basis_or_data_that_nothing_waits_for() -> None:
     assert "nothing was wanted" in refused(listing(SenderSession), Basis(), b"x")
     assert "nothing was wanted" in refused(listing(SenderSession), Again(), b"x")
-    assert "nothing was wanted" in refused(listing(), Data(), b"x")
+    assert "nothing was listed" in refused(listing(), Data(), b"x")
 
 
 def test_windows_are_kept() -> None:
@@ -323,10 +323,21 @@ def test_windows_are_kept() -> None:
     machine = listing()
     machine.receive_untrusted(List(0), b"x")
     machine.send(Want(0), b"x")
-    machine.receive_untrusted(Data(), bytes(100))
-    machine.send(Ack(), struct.pack("<QQ", size, 101))
+    machine.receive_untrusted(Data(), bytes(limits.FIRST_DATA_WINDOW))
+    machine.send(Ack(), struct.pack("<QQ", size, limits.FIRST_DATA_WINDOW + 1))
     machine.receive_untrusted(Data(), bytes(100))
     assert "beyond the data window" in refused(machine, Data(), b"x")
+
+
+def test_what_comes_unasked_comes_before_opened() -> None:
+    sender = SenderSession(first_data_window=100)
+    sender.send(KNOWN_PUSH)
+    sender.send(List(0), b"x")
+    sender.send(Data(), bytes(60))
+    sender.send(ListEnd(1, 1, bytes(32)))
+    sender.send(Data(), bytes(60))
+    with pytest.raises(LocalProtocolError, match="beyond the data window"):
+        sender.send(Data(), b"x")
 
 
 def test_a_packed_list_counts_as_what_it_unpacks_to() -> None:
@@ -351,7 +362,7 @@ def test_frames_on_joined_connections_overtake_each_other() -> None:
     machine.receive_untrusted(List(0), b"x")
     machine.send(Want(0), b"x")
     machine.joined = 1
-    machine.receive_untrusted(Data(), bytes(100), joined=True)
+    machine.receive_untrusted(Data(), bytes(limits.FIRST_DATA_WINDOW), joined=True)
     machine.receive_untrusted(Data(), bytes(limits.PAYLOAD_MAX))
     assert "beyond the data window" in refused(machine, Data(), b"x")
 

@@ -198,3 +198,19 @@ fn what_is_remembered_comes_back_beside_links_and_only_in_its_chunk() {
     let chunk = Chunk::parse_untrusted(builder.finish()).expect("valid");
     assert_eq!(chunk.flags(), 0);
 }
+
+#[test]
+fn only_single_names_come_unasked() {
+    let made = |flags: u8, link: Option<u32>| {
+        let mut builder = Builder::new(AHEAD);
+        builder.begin_group(b"sub", flags, 0);
+        builder.push(&entry(b"f", REGULAR, b""));
+        if let Some(group) = link {
+            builder.link(group);
+        }
+        Chunk::parse_untrusted(builder.finish())
+    };
+    assert!(made(FIRST | LAST | PARTIAL, None).is_ok_and(|chunk| chunk.is_ahead()));
+    assert!(made(FIRST | LAST, None).is_err());
+    assert!(made(FIRST | LAST | PARTIAL, Some(0)).is_err());
+}

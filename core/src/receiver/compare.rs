@@ -123,7 +123,12 @@ impl Generator<'_> {
         self.next += 1;
         self.entries += chunk.entries() as u64;
         if self.skipping {
-            self.announce(n, chunk, Vec::new(), Found::default());
+            let homes = chunk.groups().iter().map(|_| Home::default()).collect();
+            let found = Found {
+                wanted: dropped(&chunk),
+                ..Found::default()
+            };
+            self.announce(n, chunk, homes, found);
             return Ok(());
         }
         // What is listed once more is compared with what the first time has made of it.
@@ -155,7 +160,7 @@ impl Generator<'_> {
         }
         self.tell_distrusted();
         add(&shared.counters.compared, chunk.entries() as u64);
-        if shared.wants_all {
+        if shared.wants_all || chunk.is_ahead() {
             // What a WANT would have to say, the sender does not hear.
             found.basis.clear();
         }
@@ -169,7 +174,7 @@ impl Generator<'_> {
         if !shared.wants_all {
             let width = chunk.entries().div_ceil(8);
             let mut payload = vec![0; 2 * width];
-            for (i, _) in &found.wanted {
+            for (i, _) in found.wanted.iter().filter(|_| !chunk.is_ahead()) {
                 payload[*i as usize >> 3] |= 1 << (i & 7);
             }
             for (i, _) in &found.basis {
@@ -296,7 +301,8 @@ impl Generator<'_> {
             };
             self.entry(dirs, i, &entry, &mut place, &mut aliases, found)?;
             let wanted = found.wanted.last().is_some_and(|&(last, _)| last == i);
-            if self.shared.wants_all && entry.kind == REGULAR && !wanted && place.link.is_none() {
+            let comes = self.shared.wants_all || chunk.is_ahead();
+            if comes && entry.kind == REGULAR && !wanted && place.link.is_none() {
                 found.wanted.push((i, Place::Nowhere));
             }
         }
@@ -381,4 +387,11 @@ impl Generator<'_> {
         }
         Ok(())
     }
+}
+
+/// What comes of a chunk that is of no use.
+fn dropped(chunk: &Chunk) -> Vec<(u32, Place)> {
+    let comes = |i: &u32| chunk.is_ahead() && chunk.entry(*i).kind == REGULAR;
+    let files = (0..chunk.entries() as u32).filter(comes);
+    files.map(|i| (i, Place::Nowhere)).collect()
 }

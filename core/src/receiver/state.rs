@@ -52,6 +52,7 @@ pub enum Place {
 }
 
 /// Where the files of a group go.
+#[derive(Default)]
 pub struct Home {
     /// Its directory's mark (`Dir::touched`).
     pub touched: Arc<AtomicBool>,

@@ -69,6 +69,8 @@ pub struct Settings {
     pub far: bool,
     /// Threads restrict themselves to the source.
     pub confine: bool,
+    /// A few small files go out with the list.
+    pub ahead: bool,
 }
 
 /// One session's sender.
@@ -150,7 +152,8 @@ impl Engine {
                 Arc::clone(&profile),
                 Box::new(move || ready.signal()),
             )
-            .remembering(settings.tree.as_ref().map(|tree| Arc::clone(tree.signatures()))),
+            .remembering(settings.tree.as_ref().map(|tree| Arc::clone(tree.signatures())))
+            .going_ahead(settings.ahead),
             jobs: Jobs::new(looks),
             confinement: OnceLock::new(),
             names: Mutex::default(),
@@ -327,7 +330,7 @@ impl Engine {
         let mut peer = lock(&self.peer);
         let next = self.listing.next(|| self.wake.rearm());
         if let Some(Next::Chunk(n, _)) = next
-            && peer.want_all
+            && (peer.want_all || self.listing.is_ahead(n))
         {
             self.want_whole(n, &mut peer);
         }
@@ -394,6 +397,9 @@ impl Engine {
         peer.wants += 1;
         if payload.iter().all(|&byte| byte == 0) {
             return Ok(());
+        }
+        if self.listing.is_ahead(n) {
+            return Err("a WANT for what comes without one");
         }
         let (wanted, basis) = payload.split_at(half);
         if wanted.iter().zip(basis).any(|(w, b)| b & !w != 0) {

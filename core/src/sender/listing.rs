@@ -23,6 +23,8 @@ const TARGET_MAX: usize = 96 << 10;
 const FLUSH_AFTER: Duration = Duration::from_millis(2);
 /// The zstd level of chunks: higher ones save 4 % of a list and make the walk wait.
 const LEVEL: i32 = 1;
+/// Content that follows the list without being asked for: FIRST_DATA_WINDOW of proto/limits.py.
+const AHEAD_MAX: u64 = 64 << 10;
 /// Bytes of chunks held, whatever a receiver grants without forgetting any.
 const HELD_MAX: u64 = 64 << 20;
 
@@ -31,6 +33,7 @@ pub struct Held {
     payload: Vec<u8>,
     entries: usize,
     chunk: Option<Arc<Chunk>>,
+    ahead: bool,
     memories: Memories,
 }
 
@@ -56,6 +59,8 @@ struct State {
     memories: Memories,
     /// None: hard links are not asked for.
     groups: Option<Groups>,
+    /// Bytes of content that may still go ahead with the chunk that was begun; None: it is not to.
+    ahead: Option<u64>,
     target: usize,
     flushed: Option<Instant>,
     grant: u64,
@@ -104,6 +109,7 @@ impl Listing {
                 builder: Builder::new(flags),
                 groups,
                 memories: Memories::new(),
+                ahead: None,
                 target: TARGET_MIN,
                 flushed: None,
                 grant,
@@ -129,6 +135,12 @@ impl Listing {
     /// The list says of which files an earlier content is remembered.
     pub fn remembering(mut self, signatures: Option<Arc<Signatures>>) -> Self {
         self.signatures = signatures;
+        self
+    }
+
+    /// The content of a few small files goes out with the first chunk, when that names nothing else.
+    pub fn going_ahead(self, ahead: bool) -> Self {
+        lock(&self.state).ahead = ahead.then_some(AHEAD_MAX);
         self
     }
 
@@ -160,7 +172,11 @@ impl Listing {
     /// The chunk that was begun is complete.
     fn flush(&self, state: &mut State) {
         let entries = state.builder.entries();
-        let payload = state.builder.finish();
+        let mut payload = state.builder.finish();
+        let ahead = state.ahead.take().is_some_and(|room| room < AHEAD_MAX);
+        if ahead {
+            payload[2] |= list::AHEAD as u8;
+        }
         state.entries += entries as u64;
         state.hasher.update(&payload);
         state.bytes += payload.len() as u64;
@@ -177,6 +193,7 @@ impl Listing {
             payload,
             entries,
             chunk: None,
+            ahead,
             memories: std::mem::take(&mut state.memories),
         }));
         state.target = (state.target * 2).min(TARGET_MAX);
@@ -207,7 +224,7 @@ impl Listing {
         if !state.builder.is_empty() {
             self.flush(&mut state);
         }
-        state.flushed = None;
+        (state.flushed, state.ahead) = (None, None);
         state.ends -= 1;
         let total = (state.chunks.len() as u32, state.entries, state.hasher.finalize().into());
         state.queue.push_back(Out::End(total));
@@ -262,6 +279,15 @@ impl Listing {
         let state = lock(&self.state);
         let held = state.chunks.get(n as usize).filter(|_| n < state.taken)?;
         held.as_ref().map(|h| h.entries)
+    }
+
+    /// Whether the content of chunk `n` goes out without being asked for.
+    pub fn is_ahead(&self, n: u32) -> bool {
+        let state = lock(&self.state);
+        state
+            .chunks
+            .get(n as usize)
+            .is_some_and(|held| held.as_ref().is_some_and(|held| held.ahead))
     }
 
     /// Chunk `n`, when it was taken and is not forgotten.
@@ -325,15 +351,24 @@ impl Listing {
             builder,
             memories,
             groups,
+            ahead,
             ..
         } = &mut *state;
         builder.begin_group(part.path, part.flags, part.errno);
+        if part.flags & list::PARTIAL == 0 || !origins.is_empty() {
+            *ahead = None;
+        }
         let mut origins = origins.iter().peekable();
         for (i, (mut entry, linked)) in part.entries().zip(part.linked()).enumerate() {
             if let Some((_, origin)) = origins.next_if(|(at, _)| *at == i) {
                 entry.target = origin;
             }
             builder.push(&entry);
+            if linked.is_some() {
+                *ahead = None;
+            } else if entry.kind == list::REGULAR {
+                *ahead = ahead.and_then(|room| room.checked_sub(entry.size.max(1)));
+            }
             if let (Some(groups), Some(linked)) = (&mut *groups, linked) {
                 builder.link(groups.number(entry.kind, linked));
             }
