@@ -227,6 +227,19 @@ def test_more_than_a_hundred_and_than_half_need_force(mine: Hosts, tmp_path: Pat
 
 
 @pytest.mark.fault("X3")
+def test_half_is_of_all_that_is_there(mine: Hosts, tmp_path: Path) -> None:
+    source, destination = tmp_path / "source", tmp_path / "destination"
+    many(source / "a", 150)
+    many(source / "b", 300)
+    mine.account.owns(source)
+    mine.here.ok("push", source, mine.remote(destination))  # so that the next one lists everything
+    for path in sorted((source / "a").iterdir())[:120]:
+        path.unlink()
+    assert go(mine, "push", source, destination).status == 0
+    assert_same(source, destination)
+
+
+@pytest.mark.fault("X3")
 def test_what_is_renamed_is_not_lost(tmp_path: Path) -> None:
     source, destination = tmp_path / "source", tmp_path / "destination"
     many(source / "before", 300)

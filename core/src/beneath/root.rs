@@ -52,10 +52,11 @@ impl Root {
         self.fd.try_clone().map(Self::from_fd)
     }
 
-    /// Opens the directory `path` beneath the root; "" is the root itself.
+    /// Opens the directory `path` beneath the root; "" is the root itself. The handle has a position of its own: who reads
+    /// the directory by it reads all of it.
     pub fn open_dir(&self, path: &[u8]) -> io::Result<OwnedFd> {
         if path.is_empty() {
-            return self.fd.try_clone();
+            return super::open_again(self.fd());
         }
         open_from(self.fd(), path)
     }
