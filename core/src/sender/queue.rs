@@ -16,7 +16,7 @@ use super::large::{Large, Next};
 /// Batches grow from this size, so that the first file arrives early,
 const TARGET_MIN: usize = 64 << 10;
 /// to this one, where a batch's fixed costs are no longer felt.
-const TARGET_MAX: usize = 512 << 10;
+const TARGET_MAX: usize = 1 << 20;
 /// Readers wait while so many bytes wait to be taken.
 const OUT_MAX: usize = 8 << 20;
 
